@@ -1,0 +1,260 @@
+"""The columns of every table: one place that says what a file holds, in which type and in which unit.
+
+Each entry of `SCHEMAS` maps a table's name to its columns; a column carries its Polars type, a sentence
+that names the unit, and whether it may hold missing values. `tables.write_table` refuses a frame that
+deviates, so a reader may rely on what stands here. `results/README.md` is generated from it.
+
+Conventions: `layer` and `neuron` count from 0; losses, entropies and divergences are in nats; an effect
+is *after minus before*; `*_low` and `*_high` are the ends of a percentile bootstrap interval clustered by
+document; `n_*` says over how many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+I32, I64, F64, STR, BOOL = pl.Int32, pl.Int64, pl.Float64, pl.String, pl.Boolean
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, what it means (with the unit), and whether values may be missing."""
+
+    dtype: pl.DataType | type[pl.DataType]
+    meaning: str
+    nullable: bool = False
+
+
+Schema = dict[str, Column]
+
+# How the activation's replacement reaches the output (DESIGN: the algebra).
+VARIANTS = {
+    "total": "through the direction written and through the final norm's scale",
+    "direct": "with the final norm's scale frozen at its clean value",
+    "norm": "through the final norm's scale alone",
+    "unigram": "total, but the logits' projection on the centred log-unigram direction is kept clean",
+}
+OUTCOMES = {
+    "loss": "loss of the next token (nats)",
+    "entropy": "entropy of the output distribution (nats)",
+    "kl": "KL(P_freq || P_model), the divergence from the unigram distribution (nats)",
+}
+RANK_VARIANTS = ("total", "direct")
+
+NEURON = {
+    "layer": Column(I32, "layer of the neuron, from 0"),
+    "neuron": Column(I32, "index of the neuron within its layer, from 0"),
+}
+TOKEN = {
+    "sequence": Column(I32, "sequence, a row of tokens.parquet"),
+    "position": Column(I32, "position of the token in its sequence; 0 holds the BOS token where there is one"),
+    "document": Column(I32, "document that the token stems from; -1 for a BOS put in front"),
+    "token": Column(I32, "token id at this position"),
+    "next_token": Column(I32, "token id at the next position, the one that the loss is about"),
+}
+
+
+def _sums() -> Schema:
+    """Per-(neuron, document) sums over counted tokens of every effect, signed and absolute."""
+    columns: Schema = {
+        "n_tokens": Column(I64, "counted tokens of the document"),
+        "abs_delta": Column(F64, "sum of |replacement - activation|"),
+    }
+    for outcome, meaning in OUTCOMES.items():
+        for variant, route in VARIANTS.items():
+            columns[f"{outcome}_{variant}"] = Column(F64, f"sum of the change of the {meaning}, {route}")
+            columns[f"{outcome}_{variant}_abs"] = Column(F64, f"sum of its absolute value, {route}")
+    for variant in RANK_VARIANTS:
+        route = VARIANTS[variant]
+        columns[f"prediction_{variant}"] = Column(F64, f"number of tokens whose top prediction changes, {route}")
+        columns[f"reciprocal_rank_{variant}"] = Column(F64, f"sum of the change of 1/(rank + 1), {route}")
+        columns[f"reciprocal_rank_{variant}_abs"] = Column(F64, f"sum of its absolute value, {route}")
+    return columns
+
+
+def _with_interval(name: str, meaning: str) -> Schema:
+    return {
+        name: Column(F64, meaning, nullable=True),
+        f"{name}_low": Column(F64, f"lower end of the interval of {name}", nullable=True),
+        f"{name}_high": Column(F64, f"upper end of the interval of {name}", nullable=True),
+    }
+
+
+def _effects() -> Schema:
+    """Means per neuron, each with an interval (METHODS A2, A3, 0.6)."""
+    columns: Schema = {
+        "n_tokens": Column(I64, "counted tokens"),
+        "n_documents": Column(I64, "documents, the clusters of the bootstrap"),
+    }
+    for outcome, meaning in OUTCOMES.items():
+        columns |= _with_interval(f"te_{outcome}", f"total effect: mean |change| of the {meaning}")
+        columns |= _with_interval(f"de_{outcome}", f"mean |change| of the {meaning} with the norm's scale frozen")
+        columns |= _with_interval(f"m_{outcome}", f"1 - DE/TE for the {outcome}; missing where TE is below the floor")
+        columns |= _with_interval(f"de_freq_{outcome}", f"mean |change| of the {meaning}, unigram projection frozen")
+        columns |= _with_interval(f"m_freq_{outcome}", f"1 - DE_freq/TE for the {outcome}")
+        columns |= _with_interval(f"total_{outcome}", f"mean change of the {meaning}")
+        columns |= _with_interval(
+            f"direct_{outcome}", f"natural direct effect: mean change of the {outcome}, scale frozen"
+        )
+        columns |= _with_interval(
+            f"indirect_{outcome}", f"natural indirect effect: mean change of the {outcome} by the scale"
+        )
+        columns |= _with_interval(f"interaction_{outcome}", "total - direct - indirect")
+    columns |= _with_interval("prediction_change", "share of tokens whose top prediction changes (total)")
+    columns |= _with_interval("prediction_change_direct", "share of tokens whose top prediction changes (direct)")
+    columns |= _with_interval("reciprocal_rank_change", "mean |change| of the correct token's reciprocal rank (total)")
+    columns |= _with_interval("reciprocal_rank_change_direct", "the same with the norm's scale frozen")
+    return columns
+
+
+def _trace_effects() -> Schema:
+    columns: Schema = {}
+    for outcome, meaning in OUTCOMES.items():
+        for variant, route in VARIANTS.items():
+            columns[f"{outcome}_{variant}"] = Column(F64, f"change of the {meaning}, {route}")
+    for variant in RANK_VARIANTS:
+        columns[f"prediction_{variant}"] = Column(I32, f"top prediction after the replacement, {VARIANTS[variant]}")
+        columns[f"rank_{variant}"] = Column(I32, f"rank of the next token after it (0 = on top), {VARIANTS[variant]}")
+    return columns
+
+
+REPLACEMENT = {"replacement": Column(STR, "what the activation is replaced by, a key of ablation.replacements")}
+
+SCHEMAS: dict[str, Schema] = {
+    "documents": {
+        "document": Column(I32, "document, from 0"),
+        "text": Column(STR, "its text"),
+    },
+    "tokens": {
+        "sequence": Column(I32, "sequence, from 0"),
+        "tokens": Column(pl.List(I32), "token ids, all sequences equally long"),
+        "documents": Column(pl.List(I32), "the document of every token; -1 for a BOS put in front"),
+        "counted": Column(pl.List(BOOL), "whether the position counts in statistics and effects"),
+    },
+    "token_counts": {
+        "token": Column(I32, "token id"),
+        "count": Column(I64, "occurrences"),
+        "real": Column(BOOL, "false for ids that only pad the vocabulary"),
+    },
+    "neurons": NEURON
+    | {
+        "norm": Column(F64, "|w_out|, after centring where the model has LayerNorm"),
+        "norm_in": Column(F64, "|w_in|, with the preceding norm's gain folded in"),
+        "logit_var": Column(F64, "LogitVar: variance over the vocabulary of cos(w_out, W_U column), ddof 1"),
+        "vocab_mean": Column(F64, "mean of that cosine profile"),
+        "vocab_var": Column(F64, "its population variance"),
+        "vocab_skew": Column(F64, "its skewness E[z^3]"),
+        "vocab_kurt": Column(F64, "its kurtosis E[z^4], 3 for a Gaussian"),
+        "unembed_gain": Column(F64, "|w W_U| sqrt(d) / (|w| |W_U|_F): 1 for a direction of average gain; needs no k"),
+    },
+    "null_space": NEURON
+    | {
+        "k": Column(I32, "number of bottom singular directions of W_U counted as its null space"),
+        "k_rule": Column(STR, "'configured' or 'automatic' (largest ratio of successive singular values in the tail)"),
+        "rho": Column(F64, "|V0^T w| / |w|, the share of the norm in the null space"),
+        "rho_excess": Column(F64, "rho - sqrt(k/d), zero for a random direction"),
+        "rho_null_quantile": Column(F64, "share of seeded random rotations of w_out whose rho is at least as large"),
+    },
+    "singular_values": {
+        "index": Column(I32, "index, from 0, largest singular value first"),
+        "singular_value": Column(F64, "singular value of the folded, centred W_U"),
+        "ratio": Column(F64, "this singular value over the next smaller one; missing for the last", nullable=True),
+        "automatic": Column(BOOL, "whether the index lies in the null space of automatic size"),
+        "exact_null": Column(BOOL, "the all-ones direction that folding a LayerNorm makes exactly null"),
+    },
+    "alignment": NEURON
+    | {
+        "set": Column(STR, "set that the neuron was taken from"),
+        "index": Column(I32, "index of the singular direction"),
+        "cosine": Column(F64, "cos(w_out, U_index)"),
+    },
+    "selection": {
+        "set": Column(STR, "name of the set"),
+        "kind": Column(STR, "selection, uniform or norm_matched"),
+        "rule": Column(STR, "rule that chose it"),
+        "control_of": Column(STR, "set that it is a control of; missing for selections", nullable=True),
+        "layer": NEURON["layer"],
+        "neuron": NEURON["neuron"],
+        "rank": Column(I32, "place within the set, from 0"),
+        "matched": Column(I32, "neuron whose norm it matches", nullable=True),
+        "norm_ratio": Column(F64, "its norm over the matched neuron's: the quality of the match", nullable=True),
+    },
+    "frequency_cosine": NEURON
+    | {"cosine": Column(F64, "cos(w_out W_U, centred log-unigram direction) over the real vocabulary")},
+    "activation_statistics": NEURON
+    | {
+        "n_tokens": Column(I64, "counted tokens"),
+        "mean": Column(F64, "mean activation (hook_post)"),
+        "sd": Column(F64, "standard deviation, ddof 0"),
+        "min": Column(F64, "smallest"),
+        "max": Column(F64, "largest"),
+        "median": Column(F64, "median, by refined histogram"),
+        "mode": Column(F64, "midpoint of the fullest bin of the histogram"),
+        "skew": Column(F64, "skewness; missing for a constant activation", nullable=True),
+        "kurtosis": Column(F64, "kurtosis E[z^4]; missing for a constant activation", nullable=True),
+        "histogram": Column(pl.List(I64), "counts in equal bins from min to max"),
+        "position_means": Column(pl.List(F64), "mean at every position over the counted tokens there (NaN where none)"),
+    },
+    "baseline": TOKEN
+    | {
+        "loss": Column(F64, "-log p(next token), nats"),
+        "entropy": Column(F64, "entropy of the output distribution, nats"),
+        "kl": Column(F64, "KL(P_freq || P_model), nats"),
+        "norm_scale": Column(F64, "the final norm's scale sigma"),
+        "prediction": Column(I32, "token on top"),
+        "top_log_prob": Column(F64, "its log-probability"),
+        "rank": Column(I32, "rank of the next token (0 = on top)"),
+    },
+    "ablation_shard": REPLACEMENT | {"document": Column(I32, "document")} | NEURON | _sums(),
+    "effects": REPLACEMENT | NEURON | _effects(),
+    "synthetic": REPLACEMENT
+    | NEURON
+    | {
+        "draw": Column(
+            I32, "random direction put in place of the neuron's own, same norm and same <x, w> at every token"
+        )
+    }
+    | _effects(),
+    "traces": REPLACEMENT
+    | NEURON
+    | TOKEN
+    | {
+        "activation": Column(F64, "the neuron's activation"),
+        "value": Column(F64, "what it is replaced by"),
+        "loss": Column(F64, "clean loss, nats"),
+        "entropy": Column(F64, "clean entropy, nats"),
+        "rank": Column(I32, "clean rank of the next token"),
+        "prediction": Column(I32, "clean top prediction"),
+    }
+    | _trace_effects(),
+    "verification": {
+        "tier": Column(
+            STR, "'readout': float64 norm, unembedding, softmax; 'forward': whole model with a hook, float64"
+        ),
+        "replacement": REPLACEMENT["replacement"],
+        "layer": NEURON["layer"],
+        "neuron": NEURON["neuron"],
+        "sequence": TOKEN["sequence"],
+        "position": TOKEN["position"],
+        "stratum": Column(I32, "stratum of |delta| |w|, 0 the smallest"),
+        "variant": Column(STR, "total, direct, norm or unigram"),
+        "outcome": Column(STR, "loss, entropy or kl"),
+        "closed_form": Column(F64, "effect by the kernel of this run"),
+        "brute_force": Column(F64, "effect by brute force"),
+        "error": Column(F64, "|closed form - brute force|"),
+        "tolerance": Column(F64, "1e-6 + 1e-5 |effect|, or as configured"),
+        "passed": Column(BOOL, "error <= tolerance"),
+    },
+    "published": {
+        "study": Column(STR, "where the value was published"),
+        "layer": NEURON["layer"],
+        "neuron": NEURON["neuron"],
+        "k": Column(I32, "null-space size of the published rho", nullable=True),
+        "measure": Column(STR, "rho, logit_var or norm"),
+        "published": Column(F64, "published value", nullable=True),
+        "ours": Column(F64, "value of this run", nullable=True),
+        "relative_error": Column(F64, "ours / published - 1", nullable=True),
+    },
+}

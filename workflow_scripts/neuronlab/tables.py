@@ -1,0 +1,135 @@
+"""Reading and writing tables: schema checked, written atomically, provenance in the file's metadata.
+
+A table is a Parquet file whose columns are those of `schemas.SCHEMAS[name]`, in that order. Its metadata
+holds, as JSON under `neuronlab`, what would be needed to make it again: the table's name, the digest of
+the code, the rule's parameters, library versions, seed, dtype, configured device and threads. Times, host
+and commit go to the log instead, so that the same configuration gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from neuronlab.schemas import SCHEMAS
+
+METADATA_KEY = b"neuronlab"
+LIBRARIES = ("numpy", "polars", "pyarrow", "torch", "transformers", "transformer-lens", "numba")
+
+Provenance = Mapping[str, Any]
+
+
+class TableError(ValueError):
+    """A table that is missing, unreadable, or not what its schema promises."""
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can change a number; a library that is not installed is left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends, and vanishes if the block fails.
+
+    The suffix is kept, because writers such as Altair's choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; a result is as readable as the user's umask lets any file be.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_frame(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return `frame` with the columns of schema `name` in order and in type.
+
+    Raises:
+        TableError: for a missing or surplus column, a type that does not cast without loss, a missing value
+            in a column that may not hold any, or a NaN or infinity in a column of floats (missing values
+            are nulls here: a NaN is a defect that got out).
+    """
+    schema = SCHEMAS[name]
+    missing, surplus = schema.keys() - set(frame.columns), set(frame.columns) - schema.keys()
+    if missing or surplus:
+        raise TableError(f"table '{name}': missing columns {sorted(missing)}, surplus columns {sorted(surplus)}")
+    try:
+        frame = frame.select(pl.col(column).cast(spec.dtype) for column, spec in schema.items())
+    except pl.exceptions.PolarsError as error:
+        raise TableError(f"table '{name}': {error}") from error
+    for column, spec in schema.items():
+        series = frame[column]
+        if series.null_count() and not spec.nullable:
+            raise TableError(f"table '{name}': column '{column}' has {series.null_count()} missing values")
+        if spec.dtype == pl.Float64 and not series.drop_nulls().is_finite().all():
+            raise TableError(f"table '{name}': column '{column}' holds NaN or infinity")
+    return frame
+
+
+def write_table(frame: pl.DataFrame, path: str | Path, name: str, provenance: Provenance | None = None) -> None:
+    """Check `frame` against schema `name` and write it to `path` atomically, with provenance.
+
+    Args:
+        provenance: what made it (see `jobs.Job.provenance`); versions and the schema's name are added here.
+
+    Raises:
+        TableError: see `check_frame`; nothing is written then.
+    """
+    table = check_frame(frame, name).to_arrow()
+    record = {"table": name, "versions": library_versions(), **(provenance or {})}
+    metadata = {METADATA_KEY: json.dumps(record, sort_keys=True, default=str).encode()}
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def read_table(path: str | Path, name: str) -> pl.DataFrame:
+    """Read a table and check that it is one of schema `name`.
+
+    Raises:
+        TableError: if the file is missing, truncated, not Parquet, or has other columns; the message says
+            which file and what to do.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TableError(f"{path}: no such table ('{name}'); run the workflow to make it")
+    try:
+        frame = pl.from_arrow(pq.read_table(path))
+    except Exception as error:  # pyarrow raises many types for a damaged file
+        raise TableError(
+            f"{path}: not a readable Parquet file ({error}); delete it and run the workflow again"
+        ) from error
+    assert isinstance(frame, pl.DataFrame)
+    try:
+        return check_frame(frame, name)
+    except TableError as error:
+        raise TableError(f"{path}: {error}; it may stem from another version: delete it and run again") from error
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """The provenance record of a table; empty if the file carries none."""
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(METADATA_KEY, b"{}"))
