@@ -247,6 +247,17 @@ SCHEMAS: dict[str, Schema] = {
         "tolerance": Column(F64, "1e-6 + 1e-5 |effect|, or as configured"),
         "passed": Column(BOOL, "error <= tolerance"),
     },
+    "boosted_tokens": NEURON
+    | {
+        "rank": Column(I32, "place from the top, from 0; from the bottom -1, -2, ... (as Python indexes a list)"),
+        "token": Column(I32, "token id, of the real vocabulary"),
+        "token_string": Column(STR, "the token as its tokenizer spells it"),
+        "cosine": Column(F64, "cos(w_out, W_U column): above zero, the neuron raises the token's logit"),
+    },
+    "token_strings": {
+        "token": Column(I32, "token id"),
+        "string": Column(STR, "the token as its tokenizer spells it"),
+    },
     "published": {
         "study": Column(STR, "where the value was published"),
         "layer": NEURON["layer"],
