@@ -1,0 +1,210 @@
+"""Effects of replacing one neuron's activation: statistics, shards, verification, intervals, traces.
+
+Needs: a model's files, tokens.parquet and token_counts.parquet of a text, the weight-based selection.
+Makes: results/{model}/texts/{text}/ activation_statistics.parquet, baseline.parquet and ablation/*.parquet.
+The shards hold sums for all last-layer neurons, so that no later choice of neurons makes them stale.
+"""
+
+TEXT = "results/{model}/texts/{text}"
+ABLATE = config["ablation"]
+ABLATION = f"{TEXT}/ablation"
+
+rule measure_activations:
+    """Activation statistics over the counted positions, and the clean loss, entropy and ranks there."""
+    input:
+        model=model_files,
+        tokens=f"{TEXT}/tokens.parquet",
+        counts=f"{TEXT}/token_counts.parquet",
+    output:
+        statistics=f"{TEXT}/activation_statistics.parquet",
+        baseline=f"{TEXT}/baseline.parquet",
+    params:
+        code=library("measure_activations"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
+        layers=ABLATE["statistics_layers"],
+        histogram_bins=ABLATE["histogram_bins"],
+        batch_size=COMPUTE["batch_size"],
+    log:
+        "results/logs/{model}/texts/{text}/measure_activations.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/measure_activations.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    script:
+        "../workflow_scripts/measure_activations.py"
+
+
+rule ablate_neurons:
+    """Sums of the effects of replacing each last-layer neuron, per document, for one shard of sequences."""
+    input:
+        model=model_files,
+        tokens=f"{TEXT}/tokens.parquet",
+        counts=f"{TEXT}/token_counts.parquet",
+        statistics=f"{TEXT}/activation_statistics.parquet",
+    output:
+        shard=f"{ABLATION}/shards/{{shard}}.parquet",
+    params:
+        code=library("ablate_neurons"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        shard=lambda wildcards: int(wildcards.shard),
+        shards=COMPUTE["shards"],
+        seed=config["seed"],
+    log:
+        "results/logs/{model}/texts/{text}/ablate_neurons/{shard}.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/ablate_neurons/{shard}.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    script:
+        "../workflow_scripts/ablate_neurons.py"
+
+
+rule verify_ablation:
+    """Closed form against brute force on a seeded sample; the run stops above tolerance."""
+    input:
+        model=model_files,
+        tokens=f"{TEXT}/tokens.parquet",
+        counts=f"{TEXT}/token_counts.parquet",
+        statistics=f"{TEXT}/activation_statistics.parquet",
+    output:
+        verification=f"{ABLATION}/verification.parquet",
+    params:
+        code=library("verify_ablation"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        pairs=ABLATE["verification"]["pairs"],
+        forward_pairs=ABLATE["verification"]["forward_pairs"],
+        absolute=ABLATE["verification"]["absolute"],
+        relative=ABLATE["verification"]["relative"],
+        seed=config["seed"],
+    log:
+        "results/logs/{model}/texts/{text}/verify_ablation.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/verify_ablation.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    script:
+        "../workflow_scripts/verify_ablation.py"
+
+
+rule summarize_effects:
+    """Mean effects per neuron, with intervals from a bootstrap over documents."""
+    input:
+        shards=expand(f"{ABLATION}/shards/{{shard}}.parquet", shard=SHARDS, allow_missing=True),
+        verification=f"{ABLATION}/verification.parquet",
+    output:
+        effects=f"{ABLATION}/effects.parquet",
+    params:
+        code=library("summarize_effects"),
+        resamples=ABLATE["resamples"],
+        level=ABLATE["level"],
+        te_floor=ABLATE["te_floor"],
+        seed=config["seed"],
+    log:
+        "results/logs/{model}/texts/{text}/summarize_effects.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/summarize_effects.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    script:
+        "../workflow_scripts/summarize_effects.py"
+
+
+rule ablate_synthetic:
+    """Effects of synthetic controls: the same activations written in random directions."""
+    input:
+        model=model_files,
+        tokens=f"{TEXT}/tokens.parquet",
+        counts=f"{TEXT}/token_counts.parquet",
+        statistics=f"{TEXT}/activation_statistics.parquet",
+        selection="results/{model}/weights/selection.parquet",
+    output:
+        synthetic=f"{ABLATION}/synthetic.parquet",
+    params:
+        code=library("ablate_synthetic"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        draws=config["controls"]["synthetic_draws"],
+        resamples=ABLATE["resamples"],
+        level=ABLATE["level"],
+        te_floor=ABLATE["te_floor"],
+        seed=config["seed"],
+    log:
+        "results/logs/{model}/texts/{text}/ablate_synthetic.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/ablate_synthetic.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    script:
+        "../workflow_scripts/ablate_synthetic.py"
+
+
+rule trace_neurons:
+    """Effects at every counted token, for the chosen neurons and their controls."""
+    input:
+        model=model_files,
+        tokens=f"{TEXT}/tokens.parquet",
+        counts=f"{TEXT}/token_counts.parquet",
+        statistics=f"{TEXT}/activation_statistics.parquet",
+        selection="results/{model}/weights/selection.parquet",
+    output:
+        traces=f"{ABLATION}/traces.parquet",
+    params:
+        code=library("trace_neurons"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        sets=ABLATE["trace"],
+        seed=config["seed"],
+    log:
+        "results/logs/{model}/texts/{text}/trace_neurons.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/trace_neurons.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    script:
+        "../workflow_scripts/trace_neurons.py"

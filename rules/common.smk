@@ -1,0 +1,127 @@
+"""Configuration, wildcards, resources and the code digest: the little that all stages share. No science here.
+
+Parsing touches neither the network nor a model: a dry run costs seconds, and whatever the configuration gets
+wrong is refused at this point.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from neuronlab.configuration import ConfigError, base_model, check_config, check_keys
+from neuronlab.digest import code_digest
+from neuronlab.inputs import ModelFilesError, list_model_files
+from neuronlab.published_models import published_name
+
+SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
+try:
+    check_keys(config, yaml.safe_load(SCHEMA.read_text()))
+    validate(config, SCHEMA)
+    check_config(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+COMPUTE = config["compute"]
+FORMATS = config["figures"]["formats"]
+SHARDS = range(COMPUTE["shards"])
+
+# Libraries read these when they are first imported, in every job, here or on a cluster's node. They come from
+# the configuration because Snakemake lowers a rule's `threads` to --cores, and sums depend on their number.
+os.environ.update(
+    {name: str(COMPUTE["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    | {"OPENBLAS_NUM_THREADS": str(COMPUTE["threads"]), "POLARS_MAX_THREADS": str(COMPUTE["threads"])}
+    | {"TOKENIZERS_PARALLELISM": "false", "TQDM_MININTERVAL": "5"}
+)
+
+
+wildcard_constraints:
+    model=r"[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?",
+    text=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    shard=r"\d+",
+    seed=r"\d+",
+
+
+def library(script):
+    """Digest of the code that a script reaches (neuronlab/digest.py): the rule is stale when it changes."""
+    return code_digest(SCRIPTS / f"{script}.py")
+
+
+def model_entry(wildcards):
+    return config["models"][base_model(wildcards.model)]
+
+
+def model_revision(model):
+    """The part after '@', or the configured revision."""
+    return model.partition("@")[2] or config["models"][base_model(model)].get("revision")
+
+
+def model_spec(wildcards):
+    """What `models.load_model` needs, as plain values."""
+    entry = model_entry(wildcards)
+    return {
+        "key": wildcards.model,
+        "source": entry["source"],
+        "path": f"results/inputs/models/{wildcards.model}" if entry["source"] == "hub" else entry.get("path"),
+        "name": entry.get("name"),
+        "revision": model_revision(wildcards.model),
+        "dtype": entry["dtype"],
+        "trust_remote_code": entry["trust_remote_code"],
+        "device": COMPUTE["device"],
+    }
+
+
+def model_files(wildcards):
+    """The files that a model consists of; a fetched model is represented by its manifest."""
+    entry = model_entry(wildcards)
+    if entry["source"] == "hub":
+        return [f"results/inputs/models/{wildcards.model}/manifest.json"]
+    try:
+        return list_model_files(wildcards.model, entry["source"], entry.get("path"), model_revision(wildcards.model))
+    except ModelFilesError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def null_space_k(wildcards):
+    return model_entry(wildcards).get("null_space_k", config["weights"]["null_space_k"])
+
+
+def selections_of(wildcards):
+    """The configured selections that apply to a model, without the key that says so."""
+    return {
+        name: {key: value for key, value in entry.items() if key != "models"}
+        for name, entry in config["selections"].items()
+        if {wildcards.model, base_model(wildcards.model)} & set(entry.get("models", [wildcards.model]))
+    }
+
+
+def gpu(kind):
+    """The GPUs of a model job, for the one of Slurm's two ways of asking that the configuration names."""
+    count = COMPUTE["gpus_per_job"] if COMPUTE["gpu_request"] == kind else 0
+    return count if kind == "gpus" else (f"gpu:{count}" if count else "")
+
+
+def figure_files(path):
+    return [f"{path}.{suffix}" for suffix in FORMATS]
+
+
+def confidence_regulation_results():
+    """Figures and cards of study A for every configured model and text."""
+    study, wanted = config["confidence_regulation"], []
+    for model in study["models"]:
+        weights = ["norm_logitvar", "singular_values"]
+        if published_name(config["models"][base_model(model)], model):
+            weights.append("published")
+        wanted += [file for figure in weights for file in figure_files(f"results/{model}/weights/figures/{figure}")]
+        for text in study["texts"]:
+            base = f"results/{model}/texts/{text}"
+            figures = ["total_direct", "rho_mediation", "entropy_prediction", "synthetic_controls", "verification"]
+            wanted += [file for figure in figures for file in figure_files(f"{base}/figures/{figure}")]
+            wanted += [f"{base}/frequency_cosine.parquet", *([f"{base}/cards.html"] if study["cards"] else [])]
+    return wanted

@@ -1,0 +1,170 @@
+"""What everything starts from: the demo world, fetched models and texts, tokens and token counts.
+
+Needs: nothing but the configuration; the network only in `fetch_model` and `fetch_text`, which run on the
+submitting machine and leave a manifest with revision and checksums.
+Makes: results/inputs/..., results/{model}/texts/{text}/tokens.parquet and token_counts.parquet,
+results/retrained/{seed}/ on request.
+"""
+
+DEMO_CHECKPOINTS = SCRIPTS / "neuronlab" / "demo" / "checkpoints"
+
+
+localrules:
+    fetch_model,
+    fetch_text,
+
+
+rule make_demo_world:
+    """Write the demo world's documents, facts and token counts."""
+    output:
+        documents="results/inputs/demo/documents.parquet",
+        facts="results/inputs/demo/facts.parquet",
+        counts="results/inputs/demo/token_counts.parquet",
+    params:
+        code=library("make_demo_world"),
+    log:
+        "results/logs/inputs/make_demo_world.log",
+    benchmark:
+        "results/benchmarks/inputs/make_demo_world.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=0,
+    script:
+        "../workflow_scripts/make_demo_world.py"
+
+
+rule train_demo_model:
+    """Train the demo model from scratch; the folder can be used as a directory model."""
+    output:
+        weights="results/retrained/{seed}/final/model.safetensors",
+    params:
+        code=library("train_demo_model"),
+        steps=config["demo"]["steps"],
+    log:
+        "results/logs/retrained/{seed}.log",
+    benchmark:
+        "results/benchmarks/retrained/{seed}.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=0,
+    script:
+        "../workflow_scripts/train_demo_model.py"
+
+
+rule train_demo:
+    """Retrain the demo model with every configured seed (the default run uses the shipped one)."""
+    input:
+        expand("results/retrained/{seed}/final/model.safetensors", seed=config["demo"]["seeds"]),
+
+
+rule fetch_model:
+    """Download one model at a pinned revision and check it; model jobs are offline afterwards."""
+    output:
+        manifest="results/inputs/models/{model}/manifest.json",
+    params:
+        code=library("fetch_model"),
+        network=True,
+        model=model_spec,
+    log:
+        "results/logs/inputs/fetch_model/{model}.log",
+    benchmark:
+        "results/benchmarks/inputs/fetch_model/{model}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+        gpu=0,
+    script:
+        "../workflow_scripts/fetch_model.py"
+
+
+rule fetch_text:
+    """Download one data set at a pinned revision."""
+    output:
+        documents="results/inputs/texts/{text}/documents.parquet",
+        manifest="results/inputs/texts/{text}/manifest.json",
+    params:
+        code=library("fetch_text"),
+        network=True,
+        text=lambda wildcards: config["texts"][wildcards.text],
+    log:
+        "results/logs/inputs/fetch_text/{text}.log",
+    benchmark:
+        "results/benchmarks/inputs/fetch_text/{text}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=0,
+    script:
+        "../workflow_scripts/fetch_text.py"
+
+
+def text_documents(wildcards):
+    """The file that a text's documents stand in."""
+    entry = config["texts"][wildcards.text]
+    return {
+        "demo": "results/inputs/demo/documents.parquet",
+        "file": entry.get("path"),
+        "hub": f"results/inputs/texts/{wildcards.text}/documents.parquet",
+    }[entry["source"]]
+
+
+def count_source(wildcards):
+    """The published or shipped counts that a text names, if any."""
+    counts = config["texts"][wildcards.text]["counts"]
+    return {"text": [], "demo": "results/inputs/demo/token_counts.parquet"}.get(counts, counts)
+
+
+rule tokenize_text:
+    """Cut a text into sequences of tokens; decide, once for all, which positions count."""
+    input:
+        model=model_files,
+        documents=text_documents,
+    output:
+        tokens="results/{model}/texts/{text}/tokens.parquet",
+    params:
+        code=library("tokenize_text"),
+        model=model_spec,
+        text=lambda wildcards: config["texts"][wildcards.text],
+        seed=config["seed"],
+    log:
+        "results/logs/{model}/texts/{text}/tokenize_text.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/tokenize_text.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    script:
+        "../workflow_scripts/tokenize_text.py"
+
+
+rule count_tokens:
+    """Count the tokens of a text, or take over published counts."""
+    input:
+        model=model_files,
+        documents=text_documents,
+        counts=count_source,
+    output:
+        counts="results/{model}/texts/{text}/token_counts.parquet",
+    params:
+        code=library("count_tokens"),
+        model=model_spec,
+        text=lambda wildcards: config["texts"][wildcards.text],
+    log:
+        "results/logs/{model}/texts/{text}/count_tokens.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/count_tokens.tsv"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    script:
+        "../workflow_scripts/count_tokens.py"

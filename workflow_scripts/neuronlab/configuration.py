@@ -1,0 +1,147 @@
+"""Checks of the configuration beyond its JSON schema, made before anything is scheduled.
+
+The schema knows types and names; what it cannot say well is said here: the nearest valid name of a
+misspelt key, which keys belong to which source, and whether names that refer to one another exist.
+Errors name the key by its path, such as `models.gpt2.revision`, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+RESERVED = frozenset({"inputs", "retrained", "comparison", "logs", "benchmarks"})
+REQUIRED_KEYS = {
+    "models": {"demo": (), "directory": ("path",), "hub": ("name", "revision")},
+    "texts": {"demo": (), "file": ("path",), "hub": ("name", "revision")},
+}
+FOREIGN_KEYS = {
+    "models": {"demo": ("path", "name", "revision"), "directory": ("name", "revision"), "hub": ("path",)},
+    "texts": {
+        "demo": ("path", "name", "revision", "subset", "column"),
+        "file": ("name", "revision", "subset"),
+        "hub": ("path",),
+    },
+}
+DEMO_SPLITS = ("evaluation_a", "evaluation_b")
+TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+Config = Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and the remedy."""
+
+
+def base_model(model: str) -> str:
+    """The configured name of `model`, without its `@revision`."""
+    return model.split("@", 1)[0]
+
+
+def _nearest(name: str, known: Iterator[str] | list[str]) -> str:
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check_keys(config: Any, schema: Config, path: str = "") -> None:
+    """Refuse keys that the schema does not know, with the nearest one that it does."""
+    if not isinstance(config, Mapping):
+        return
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties", False)
+    for key, value in config.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key in properties:
+            check_keys(value, properties[key], where)
+        elif isinstance(others, Mapping):
+            check_keys(value, others, where)
+        elif properties or schema.get("type") == "object":
+            raise ConfigError(
+                f"configuration: unknown key '{where}'{_nearest(str(key), properties)} "
+                f"(known here: {', '.join(sorted(properties))}; see config/README.md)"
+            )
+
+
+def _check_sources(config: Config, group: str) -> None:
+    """Keys that an entry's source needs, or cannot use."""
+    for name, entry in config[group].items():
+        where, source = f"{group}.{name}", entry["source"]
+        for key in REQUIRED_KEYS[group][source]:
+            if not entry.get(key):
+                remedy = " (a commit hash, so that a rerun sees the same files)" if key == "revision" else ""
+                raise ConfigError(f"configuration: {where}.{key} is missing: source '{source}' needs it{remedy}")
+        # A text's `column` and `split` carry defaults, so only what has none can be told to be surplus.
+        for key in FOREIGN_KEYS[group][source]:
+            if key in entry and key != "column":
+                raise ConfigError(f"configuration: {where}.{key} has no meaning for source '{source}'; remove it")
+
+
+def _check_models(config: Config) -> None:
+    for name, entry in config["models"].items():
+        if name in RESERVED:
+            raise ConfigError(f"configuration: models.{name}: the name is reserved for a folder of results; rename it")
+        if "@" in name:
+            raise ConfigError(f"configuration: models.{name}: '@' separates a revision; leave it out of names")
+        if entry["source"] == "directory" and not Path(entry["path"]).is_dir():
+            raise ConfigError(
+                f"configuration: models.{name}.path: there is no directory '{entry['path']}' "
+                f"(relative to {Path.cwd()}); give the folder that holds config.json and the weights"
+            )
+
+
+def _check_texts(config: Config) -> None:
+    for name, entry in config["texts"].items():
+        where = f"texts.{name}"
+        if entry["source"] == "file":
+            path = Path(entry["path"])
+            if not path.is_file():
+                raise ConfigError(f"configuration: {where}.path: there is no file '{path}' (relative to {Path.cwd()})")
+            if path.suffix not in TEXT_SUFFIXES:
+                raise ConfigError(f"configuration: {where}.path: '{path}' is none of {', '.join(TEXT_SUFFIXES)}")
+            if path.stat().st_size == 0:
+                raise ConfigError(f"configuration: {where}.path: '{path}' is empty")
+        if entry["source"] == "demo" and entry.get("split") not in DEMO_SPLITS:
+            raise ConfigError(f"configuration: {where}.split must be one of {', '.join(DEMO_SPLITS)} for the demo")
+        counts = entry.get("counts", "text")
+        if counts not in ("text", "demo") and not Path(counts).is_file():
+            raise ConfigError(
+                f"configuration: {where}.counts: there is no file '{counts}'; give `text`, `demo` or a .npy file"
+            )
+
+
+def _check_references(config: Config) -> None:
+    models, texts, selections = config["models"], config["texts"], config.get("selections", {})
+    study = config.get("confidence_regulation", {})
+    named = [("confidence_regulation.models", name) for name in study.get("models", [])]
+    named += [(f"selections.{s}.models", name) for s, entry in selections.items() for name in entry.get("models", [])]
+    for where, name in named:
+        if base_model(name) not in models:
+            raise ConfigError(f"configuration: {where}: no model '{name}' under models{_nearest(name, list(models))}")
+    for name in study.get("texts", []):
+        if name not in texts:
+            raise ConfigError(
+                f"configuration: confidence_regulation.texts: no text '{name}' under texts{_nearest(name, list(texts))}"
+            )
+    for name in config.get("ablation", {}).get("trace", []):
+        if name not in selections:
+            raise ConfigError(
+                f"configuration: ablation.trace: no selection '{name}'{_nearest(name, list(selections))}; "
+                "define it under selections"
+            )
+    for name, entry in texts.items():
+        if entry.get("counts") == "demo" and entry["source"] != "demo":
+            raise ConfigError(f"configuration: texts.{name}.counts: the demo's counts fit the demo's texts only")
+
+
+def check_config(config: Config) -> None:
+    """Checks that come after the schema's: sources, files, names that refer to one another.
+
+    Raises:
+        ConfigError: naming the key, what is wrong and what to do.
+    """
+    for group in ("models", "texts"):
+        _check_sources(config, group)
+    _check_models(config)
+    _check_texts(config)
+    _check_references(config)
