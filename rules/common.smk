@@ -17,7 +17,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 from neuronlab.configuration import ConfigError, base_model, check_config, check_keys
 from neuronlab.digest import code_digest
-from neuronlab.inputs import ModelFilesError, list_model_files
+from neuronlab.model_files import ModelError, ModelSpec
+from neuronlab.model_files import model_files as list_model_files
 from neuronlab.published_models import published_name
 
 SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
@@ -79,12 +80,12 @@ def model_spec(wildcards):
 
 def model_files(wildcards):
     """The files that a model consists of; a fetched model is represented by its manifest."""
-    entry = model_entry(wildcards)
-    if entry["source"] == "hub":
-        return [f"results/inputs/models/{wildcards.model}/manifest.json"]
+    spec = ModelSpec(**model_spec(wildcards))
+    if spec.source == "hub":
+        return [f"{spec.path}/manifest.json"]
     try:
-        return list_model_files(wildcards.model, entry["source"], entry.get("path"), model_revision(wildcards.model))
-    except ModelFilesError as error:
+        return list_model_files(spec)
+    except ModelError as error:
         raise WorkflowError(str(error)) from None
 
 
