@@ -1,0 +1,34 @@
+"""Fixtures of the workflow tests: one finished small run, shared by the tests that only look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from project import Project, make_text, small_config
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random GPT-2 in Hugging Face format."""
+    import tiny_models
+
+    return tiny_models.make_directory(tmp_path_factory.mktemp("models") / "gpt2", "gpt2")
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_directory: Path) -> Project:
+    """A fresh working directory with the small configuration."""
+    fresh = Project(tmp_path)
+    fresh.configure(small_config(tiny_directory, make_text(tmp_path / "words.txt")))
+    return fresh
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Project:
+    """A working directory in which the small configuration has run to its end. Look, don't touch."""
+    directory = tmp_path_factory.mktemp("finished")
+    done = Project(directory)
+    done.configure(small_config(tiny_directory, make_text(directory / "words.txt")))
+    done.run()
+    return done

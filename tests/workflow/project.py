@@ -1,0 +1,101 @@
+"""A user's working directory with a tiny model, a text and a configuration, and the workflow run in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("Snakefile", "rules", "workflow_scripts", "config", "profiles")
+WORDS = ("the", "and", "harbour", "in", "an", "old", "morning", "walking", "she", "then", "hen", "sand", "tin", "at")
+
+
+def make_text(path: Path, *, documents: int = 12, words: int = 60, seed: int = 0) -> Path:
+    """A text of seeded random words, its documents set apart by blank lines."""
+    rng = np.random.default_rng(seed)
+    path.write_text("\n\n".join(" ".join(rng.choice(WORDS, words)) for _ in range(documents)) + "\n")
+    return path
+
+
+def small_config(model: Path, text: Path) -> dict:
+    """Study A of one tiny directory model on one small text, everything cheap."""
+    return {
+        "models": {"tiny": {"source": "directory", "path": str(model), "null_space_k": [4]}},
+        "texts": {"words": {"source": "file", "path": str(text), "sequence_length": 32, "sequences": 8}},
+        "confidence_regulation": {"models": ["tiny"], "texts": ["words"]},
+        "selections": {"entropy": {"rule": "top_rho", "count": 3}},
+        "controls": {"sets": 2, "synthetic_draws": 2},
+        "ablation": {"resamples": 100, "verification": {"pairs": 16, "forward_pairs": 4}},
+        "figures": {"formats": ["svg"]},
+    }
+
+
+@dataclass
+class Project:
+    """A working directory; `code` is where the workflow's own files lie."""
+
+    directory: Path
+    code: Path = ROOT
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "config.yaml"
+
+    def configure(self, config: dict) -> None:
+        self.config_path.write_text(yaml.safe_dump(config))
+
+    def config(self) -> dict:
+        return yaml.safe_load(self.config_path.read_text())
+
+    def command(self, *arguments: str, default_config: bool = False) -> list[str]:
+        configured = [] if default_config else ["--configfile", str(self.config_path)]
+        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(self.code / "Snakefile")]
+        return [*snakemake, "--directory", str(self.directory), "--cores", "2", *configured, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return os.environ | threads | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+
+    def run(self, *arguments: str, default_config: bool = False, ok: bool = True) -> str:
+        """Run Snakemake; return its output. `ok` says whether it should succeed."""
+        done = subprocess.run(
+            self.command(*arguments, default_config=default_config),
+            cwd=self.directory,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert (done.returncode == 0) == ok, f"exit {done.returncode}:\n{done.stdout[-6000:]}"
+        return done.stdout
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of every rule a dry run announces; empty when there is nothing to do."""
+        output = self.run("--dry-run", *arguments)
+        if "Nothing to be done" in output:
+            return {}
+        table = output.split("Job stats:", 1)[1]
+        counts = dict(re.findall(r"^(\w+) +(\d+)$", table.split("total", 1)[0], re.MULTILINE))
+        return {rule: int(count) for rule, count in counts.items() if rule not in ("job", "all")}
+
+
+def copy_code(target: Path) -> Path:
+    """A scratch copy of the workflow, to be edited."""
+    target.mkdir(parents=True)
+    for name in CODE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target / name)
+    return target

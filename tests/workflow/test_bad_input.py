@@ -1,0 +1,71 @@
+"""Bad input is refused while the workflow is parsed: a dry run already names the key or file and the remedy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from project import Project
+
+
+def refuse(project: Project, config: dict) -> str:
+    project.configure(config)
+    output = project.run("--dry-run", ok=False)
+    assert "Job stats" not in output
+    return output
+
+
+def set_value(config: dict, path: str, value: object) -> dict:
+    *parents, last = path.split(".")
+    node = config
+    for key in parents:
+        node = node.setdefault(key, {})
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("ablation.replacement", ["mean"], "unknown key 'ablation.replacement'; did you mean 'replacements'?"),
+        ("compute.shards", "two", "'two' is not of type 'integer'"),
+        ("models.inputs", {"source": "demo"}, "models.inputs: the name is reserved"),
+        ("models.tiny.path", "nowhere", "models.tiny.path: there is no directory 'nowhere'"),
+        ("texts.words.path", "nowhere.txt", "texts.words.path: there is no file 'nowhere.txt'"),
+    ],
+)
+def test_the_configuration(project, path, value, message):
+    assert message in refuse(project, set_value(project.config(), path, value))
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("tokenizer*", "holds no tokenizer"), ("*.safetensors", "holds no weights")])
+def test_an_incomplete_model_directory(project, tiny_directory, pattern, message):
+    broken = project.directory / "model"
+    shutil.copytree(tiny_directory, broken, ignore=shutil.ignore_patterns(pattern))
+    output = refuse(project, set_value(project.config(), "models.tiny.path", str(broken)))
+    assert "models.tiny" in output
+    assert message in output
+
+
+def test_an_unknown_revision_lists_the_known_ones(project, tiny_directory):
+    config = project.config()
+    config["confidence_regulation"]["models"] = ["tiny@step_7"]
+    output = refuse(project, config)
+    assert "models.tiny@step_7" in output
+    assert "step_7" in output
+
+
+def test_a_dry_run_needs_no_network(project):
+    """A hub model that nobody could fetch from here is planned all the same."""
+    config = project.config()
+    config["models"]["far"] = {"source": "hub", "name": "nobody/nothing", "revision": "0123abc"}
+    config["confidence_regulation"]["models"].append("far")
+    project.configure(config)
+    assert project.planned()["fetch_model"] == 1
+
+
+def test_the_default_configuration_is_planned(tmp_path: Path):
+    output = Project(tmp_path).run("--dry-run", default_config=True)
+    assert "make_demo_world" in output
+    assert "train_demo_model" not in output
