@@ -42,6 +42,7 @@ rule train_demo_model:
     params:
         code=library("train_demo_model"),
         steps=config["demo"]["steps"],
+        threads=COMPUTE["threads"],
     log:
         "results/logs/retrained/{seed}.log",
     benchmark:
