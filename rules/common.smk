@@ -89,6 +89,11 @@ def model_files(wildcards):
         raise WorkflowError(str(error)) from None
 
 
+def text_spec(wildcards):
+    """What `documents.TextSpec` holds, as plain values."""
+    return {"key": wildcards.text, **config["texts"][wildcards.text]}
+
+
 def null_space_k(wildcards):
     return model_entry(wildcards).get("null_space_k", config["weights"]["null_space_k"])
 

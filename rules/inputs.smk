@@ -91,7 +91,7 @@ rule fetch_text:
     params:
         code=library("fetch_text"),
         network=True,
-        text=lambda wildcards: config["texts"][wildcards.text],
+        text=text_spec,
     log:
         "results/logs/inputs/fetch_text/{text}.log",
     benchmark:
@@ -131,7 +131,7 @@ rule tokenize_text:
     params:
         code=library("tokenize_text"),
         model=model_spec,
-        text=lambda wildcards: config["texts"][wildcards.text],
+        text=text_spec,
         seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/tokenize_text.log",
@@ -157,7 +157,7 @@ rule count_tokens:
     params:
         code=library("count_tokens"),
         model=model_spec,
-        text=lambda wildcards: config["texts"][wildcards.text],
+        text=text_spec,
     log:
         "results/logs/{model}/texts/{text}/count_tokens.log",
     benchmark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from project import Project, make_text, small_config
+from project import Project, copy_code, make_text, small_config
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +26,12 @@ def project(tmp_path: Path, tiny_directory: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Project:
-    """A working directory in which the small configuration has run to its end. Look, don't touch."""
+    """A working directory in which the small configuration has run to its end. Look, don't touch.
+
+    It runs from a copy of the code, which the staleness test edits and restores.
+    """
     directory = tmp_path_factory.mktemp("finished")
-    done = Project(directory)
+    done = Project(directory, copy_code(tmp_path_factory.mktemp("code") / "copy"))
     done.configure(small_config(tiny_directory, make_text(directory / "words.txt")))
     done.run()
     return done

@@ -86,6 +86,8 @@ def job(snakemake: Any) -> Iterator[Job]:
         try:
             log.write(f"{snakemake.rule} on {platform.node()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
             yield Job(provenance)
+            # What was really loaded: the test of the code digest compares it with what the digest covers.
+            log.write(f"modules: {' '.join(sorted(name for name in sys.modules if name.startswith('neuronlab')))}\n")
             log.write(f"done in {time.time() - started:.1f} s\n")
         except ValueError as error:
             log.write(traceback.format_exc())

@@ -1,0 +1,118 @@
+"""Only what is stale is recomputed: edit each module in a copy of the code and see which rules a dry run plans.
+
+What should go stale is taken from the modules that were really loaded in a finished run (the jobs' logs list them),
+not from the import graph that the digest follows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from project import Project
+
+pytestmark = pytest.mark.slow
+
+# Packages' own __init__ files are empty, and these modules serve the parsing of the workflow and nothing else.
+NO_RULE = {"neuronlab.configuration", "neuronlab.digest", "neuronlab.config_reference", "neuronlab.results_reference"}
+
+
+def loaded_modules(project: Project) -> dict[str, set[str]]:
+    """Rule -> modules of the library that its jobs loaded, from the logs."""
+    loaded: dict[str, set[str]] = {}
+    for log in (project.directory / "results" / "logs").rglob("*.log"):
+        text = log.read_text()
+        rule = text.split(" ", 1)[0]
+        modules = re.search(r"^modules: (.*)$", text, re.MULTILINE)
+        assert modules, f"{log} lists no modules"
+        loaded.setdefault(rule, set()).update(modules.group(1).split())
+    return loaded
+
+
+def directly_stale(project: Project) -> set[str]:
+    """Rules that a dry run plans because their own parameters changed, not because of what runs before them."""
+    output = project.run("--dry-run")
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", output, re.MULTILINE)
+    return {rule for rule, details in jobs if "Params have changed" in details}
+
+
+@contextmanager
+def edited(path: Path, change) -> Iterator[None]:
+    before, times = path.read_bytes(), path.stat()
+    path.write_text(change(before.decode()))
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def module_files(project: Project) -> dict[str, Path]:
+    root = project.code / "workflow_scripts"
+    files = {
+        ".".join(path.relative_to(root).with_suffix("").parts): path for path in (root / "neuronlab").rglob("*.py")
+    }
+    return {name: path for name, path in sorted(files.items()) if not name.endswith("__init__")}
+
+
+def test_an_edit_makes_stale_exactly_the_rules_that_load_the_module(finished):
+    loaded = loaded_modules(finished)
+    assert {"measure_neurons", "ablate_neurons", "draw_norm_logitvar"} <= loaded.keys()
+    wrong = {}
+    for module, path in module_files(finished).items():
+        expected = {rule for rule, modules in loaded.items() if module in modules}
+        with edited(path, lambda text: text + "\n_EDITED = True\n"):
+            stale = directly_stale(finished)
+        if stale != expected:
+            wrong[module] = {"stale in vain": sorted(stale - expected), "missed": sorted(expected - stale)}
+        if module in NO_RULE:
+            assert expected == set()
+    assert not wrong
+    assert finished.planned() == {}  # every edit was reverted
+
+
+def test_comments_docstrings_layout_and_touching_make_nothing_stale(finished):
+    path = module_files(finished)["neuronlab.tables"]
+    with edited(path, lambda text: '"""Another docstring."""\n# and a comment\n\n' + text.split('"""', 2)[2]):
+        assert finished.planned() == {}
+    for path in module_files(finished).values():
+        path.touch()
+    for script in (finished.code / "workflow_scripts").glob("*.py"):
+        script.touch()
+    assert finished.planned() == {}
+
+
+def test_a_script_belongs_to_its_rule_alone(finished):
+    with edited(finished.code / "workflow_scripts" / "align_neurons.py", lambda text: text + "\nprint()\n"):
+        assert directly_stale(finished) == {"align_neurons"}
+
+
+def test_a_parameter_makes_stale_what_it_enters(finished):
+    config = finished.config()
+    changed = finished.config()
+    changed["ablation"]["resamples"] = 101
+    finished.configure(changed)
+    try:
+        assert directly_stale(finished) == {"summarize_effects", "ablate_synthetic"}
+    finally:
+        finished.configure(config)
+    assert finished.planned() == {}
+
+
+def test_new_weights_make_their_model_stale(finished, tiny_directory):
+    weights = tiny_directory / "model.safetensors"
+    before, times = weights.read_bytes(), weights.stat()
+    damaged = bytearray(before)
+    damaged[-4] ^= 1
+    weights.write_bytes(damaged)
+    try:
+        planned = finished.planned()
+        assert {"measure_neurons", "ablate_neurons", "measure_activations"} <= planned.keys()
+    finally:
+        weights.write_bytes(before)
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert finished.planned() == {}
