@@ -1,0 +1,149 @@
+"""Norm of the output weights against LogitVar, last layer (study A, figure 2a).
+
+Entropy neurons write a long vector that barely separates the logits: far to the right and far down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from neuronlab.figures import groups, points, saving, theme
+from neuronlab.figures.points import Axis
+from neuronlab.tables import read_table
+
+BINS = 60
+TITLE = "Norm of the output weights against LogitVar"
+
+
+def axes(frame: pl.DataFrame, width: int = 520, height: int = 400) -> tuple[Axis, Axis]:
+    """Axes that hold every neuron of `frame` (columns norm, logit_var)."""
+    x = Axis("norm", "norm of w_out", tuple(theme.linear_domain(frame["norm"])), pixels=width)
+    y = Axis(
+        "logit_var",
+        "LogitVar (variance over the vocabulary of cos(w_out, W_U))",
+        tuple(theme.log_domain(frame["logit_var"])),
+        log=True,
+        pixels=height,
+    )
+    return x, y
+
+
+def scatter(frame: pl.DataFrame, x: Axis, y: Axis) -> tuple[alt.LayerChart, list[str | None]]:
+    """The scatter plot of a frame with columns neuron, norm, logit_var, group, label; and what it must state."""
+    others = frame.filter(pl.col("group") == groups.OTHERS)
+    shown = points.thin(others, x, y)
+    controls = frame.filter(pl.col("group") == groups.CONTROLS)
+    chosen = frame.filter(~pl.col("group").is_in([groups.OTHERS, groups.CONTROLS]))
+    present = frame["group"].unique(maintain_order=True).to_list()
+    colour = groups.colour_encoding(
+        present, groups.group_counts(frame), orient="bottom", direction="horizontal", columns=2
+    )
+    tips = points.tooltips([("label", "neuron", ""), ("norm", "norm", ".4g"), ("logit_var", "LogitVar", ".3e")])
+    back = alt.Chart(shown).mark_circle(size=22, opacity=0.75, clip=False).encode(x=x.x(), y=y.y(), color=colour)
+    middle = (
+        alt.Chart(controls)
+        .mark_point(size=38, strokeWidth=1.4, filled=False, opacity=1)
+        .encode(x=x.x(), y=y.y(), color=colour, tooltip=tips)
+    )
+    front = (
+        alt.Chart(chosen)
+        .mark_circle(size=80, opacity=1, stroke="white", strokeWidth=0.8)
+        .encode(x=x.x(), y=y.y(), color=colour, tooltip=tips)
+    )
+    to_label, label_note = points.cap_labels(chosen)
+    placed = points.place_labels(to_label, x, y, obstacles=shown)
+    layers = [back, middle, front, *points.label_layer(placed, x, y, colour)]
+    notes = [points.thinned_note(len(shown), len(others)), label_note]
+    return alt.layer(*layers).properties(width=x.pixels, height=y.pixels), notes
+
+
+def _margin(frame: pl.DataFrame, axis: Axis, vertical: bool, depth: int = 54) -> alt.LayerChart:
+    """Histogram of all neurons along one side of the scatter plot, with a tick per highlighted neuron."""
+    edges = axis.value(np.linspace(0, axis.pixels, BINS + 1))
+    counts, _ = np.histogram(np.clip(frame[axis.column].to_numpy(), edges[0], edges[-1]), bins=edges)
+    bars = pl.DataFrame({"low": edges[:-1], "high": edges[1:], "neurons": counts})
+    chosen = frame.filter(~pl.col("group").is_in([groups.OTHERS, groups.CONTROLS]))
+    along = {"scale": axis.scale(), "axis": None}
+    across = {"axis": None, "scale": alt.Scale(domain=[0, max(int(counts.max()), 1)])}
+    colour = groups.colour_encoding(frame["group"].unique(maintain_order=True).to_list())
+    # An invisible second axis would reserve space; neither side has one, and the counts are in the legend.
+    if vertical:
+        hist = (
+            alt.Chart(bars)
+            .mark_rect(color="#aab2ba")
+            .encode(y=alt.Y("low:Q", **along), y2="high:Q", x=alt.X("neurons:Q", **across), x2=alt.datum(0))
+        )
+        rug = (
+            alt.Chart(chosen)
+            .mark_tick(thickness=1.6, size=12, opacity=1)
+            .encode(y=alt.Y(f"{axis.column}:Q", **along), x=alt.value(6), color=colour)
+        )
+        return alt.layer(hist, rug).properties(width=depth, height=axis.pixels)
+    hist = (
+        alt.Chart(bars)
+        .mark_rect(color="#aab2ba")
+        .encode(x=alt.X("low:Q", **along), x2="high:Q", y=alt.Y("neurons:Q", **across), y2=alt.datum(0))
+    )
+    rug = (
+        alt.Chart(chosen)
+        .mark_tick(thickness=1.6, size=12, opacity=1, orient="vertical")
+        .encode(x=alt.X(f"{axis.column}:Q", **along), y=alt.value(depth - 6), color=colour)
+    )
+    return alt.layer(hist, rug).properties(width=axis.pixels, height=depth)
+
+
+def prepare(neurons: pl.DataFrame, selection: pl.DataFrame, sets: Sequence[str] | None = None) -> pl.DataFrame:
+    """The last layer's neurons with their group and label."""
+    layer = int(neurons["layer"].max())
+    return groups.attach_groups(neurons.filter(pl.col("layer") == layer), groups.group_neurons(selection, layer, sets))
+
+
+def chart(
+    neurons: pl.DataFrame,
+    selection: pl.DataFrame,
+    *,
+    model: str,
+    text: str | None = None,
+    sets: Sequence[str] | None = None,
+) -> alt.TopLevelMixin:
+    """The figure, from the tables `neurons` and `selection`.
+
+    Args:
+        sets: names of the sets to highlight, first come first coloured; all selections if not given.
+    """
+    frame = prepare(neurons, selection, sets)
+    x, y = axes(frame)
+    panel, notes = scatter(frame, x, y)
+    none = groups.highlighted_sets(selection, sets) == []
+    body = alt.vconcat(
+        _margin(frame, x, vertical=False),
+        alt.hconcat(panel, _margin(frame, y, vertical=True), spacing=4, bounds="flush"),
+        spacing=4,
+        bounds="flush",
+    )
+    layer = int(neurons["layer"].max())
+    subtitle = [
+        theme.about(model, text, f"layer {layer} (last)", theme.count(len(frame), "neuron")),
+        "no neuron selected" if none else None,
+        *notes,
+        "histograms: all neurons of the layer; ticks: the highlighted ones",
+    ]
+    return theme.finish(body, TITLE, subtitle)
+
+
+def draw(
+    *,
+    neurons: str | Path,
+    selection: str | Path | Sequence[str | Path],
+    figures: Sequence[str | Path],
+    model: str,
+    sets: Sequence[str] | None = None,
+) -> None:
+    """Rule `norm_logitvar`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    made = chart(read_table(neurons, "neurons"), groups.read_selection(selection), model=model, sets=sets)
+    saving.save(made, figures)

@@ -1,0 +1,195 @@
+"""Total and direct effect of every highlighted neuron, as box plots over tokens (study A, figure 2c).
+
+The direct effect freezes the final norm's scale. Where it is much smaller than the total effect, the neuron
+acts through that scale; for controls the two are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+
+from neuronlab.figures import effects_data, groups, saving, theme
+from neuronlab.figures.points import Axis
+from neuronlab.tables import read_table
+
+TITLE = "Total and direct effect per token"
+LIMIT = 24
+EFFECTS = ("total", "direct")
+WHISKERS = (0.05, 0.95)
+CONTROL_LABELS = {"uniform": "random|controls", "norm_matched": "norm-|matched"}
+
+
+def box_numbers(traces: pl.DataFrame, members: pl.DataFrame, outcome: str) -> pl.DataFrame:
+    """The box plot's numbers of |change of `outcome`|, nothing removed: one row per box and effect.
+
+    Args:
+        traces: table `traces`, one replacement.
+        members: columns neuron, box (label of the box it is pooled into), group.
+
+    Returns:
+        Columns box, group, effect, low and high (5 % and 95 % quantiles), q1, median, q3, mean, n_tokens, n_neurons.
+    """
+    joined = traces.join(members.select("neuron", "box", "group"), on="neuron", how="inner")
+    frames = []
+    for effect in EFFECTS:
+        size = pl.col(f"{outcome}_{effect}").abs()
+        frames.append(
+            joined.group_by("box", "group", maintain_order=True)
+            .agg(
+                low=size.quantile(WHISKERS[0], "linear"),
+                q1=size.quantile(0.25, "linear"),
+                median=size.quantile(0.5, "linear"),
+                q3=size.quantile(0.75, "linear"),
+                high=size.quantile(WHISKERS[1], "linear"),
+                mean=size.mean(),
+                n_tokens=pl.len().cast(pl.Int64),
+                n_neurons=pl.col("neuron").n_unique().cast(pl.Int64),
+            )
+            .with_columns(effect=pl.lit(effect))
+        )
+    return pl.concat(frames)
+
+
+def members_of(traces: pl.DataFrame, selection: pl.DataFrame, sets: Sequence[str] | None) -> pl.DataFrame:
+    """Which traced neuron goes into which box: each highlighted one into its own, controls pooled by kind."""
+    layer = int(traces["layer"].max()) if len(traces) else 0
+    found = groups.group_neurons(selection, layer, sets).filter(pl.col("neuron").is_in(traces["neuron"].unique()))
+    control = pl.col("group") == groups.CONTROLS
+    return found.with_columns(
+        box=pl.when(control)
+        .then(pl.col("kind").replace_strict(CONTROL_LABELS, default="controls"))
+        .otherwise(pl.col("label"))
+    )
+
+
+def panel(
+    boxes: pl.DataFrame, outcome: str, order: Sequence[str], *, step: int = 54, height: int = 230
+) -> alt.LayerChart:
+    """One panel of boxes on a logarithmic axis: filled = total, hollow = direct."""
+    numbers = ["low", "q1", "median", "q3", "high", "mean"]
+    domain = theme.log_domain(*(boxes[name] for name in numbers))
+    # A logarithm has no zero: a quantile that is exactly zero is drawn at the foot of the axis, and said so.
+    boxes = boxes.with_columns(pl.col(name).clip(lower_bound=domain[0]) for name in numbers)
+    title = {"loss": "|change of loss|", "entropy": "|change of entropy|", "kl": "|change of KL|"}[outcome]
+    y = Axis("median", f"{title} (nats)", tuple(domain), True, height)
+    # Boxes of pooled controls have names of several lines.
+    axis = alt.Axis(labelAngle=0, grid=False, labelExpr="split(datum.label, '|')", labelLimit=step * 2, labelPadding=6)
+    x = alt.X("box:N", sort=list(order), title=None, axis=axis, scale=alt.Scale(paddingInner=0.24))
+    offset = alt.XOffset("effect:N", sort=list(EFFECTS), scale=alt.Scale(paddingInner=0.18))
+    colour = groups.colour_encoding(
+        boxes["group"].unique(maintain_order=True).to_list(), orient="bottom", direction="horizontal"
+    )
+    base = alt.Chart(boxes).encode(x=x, xOffset=offset)
+    whisker = base.mark_rule(strokeWidth=1.3).encode(
+        y=alt.Y("low:Q", scale=y.scale(), axis=y.axis()), y2="high:Q", color=colour
+    )
+    tips = [alt.Tooltip("effect:N"), *(alt.Tooltip(f"{name}:Q", format=".3g") for name in numbers)]
+    fill = alt.Fill(
+        "effect:N",
+        sort=list(EFFECTS),
+        scale=alt.Scale(domain=list(EFFECTS), range=["#8f979f", "#ffffff"]),
+        legend=alt.Legend(
+            title=None,
+            orient="bottom",
+            direction="horizontal",
+            symbolType="square",
+            symbolStrokeColor=theme.CONTROL_COLOUR,
+            labelExpr="datum.value === 'total' ? 'total effect' : 'direct effect (final norm frozen)'",
+        ),
+    )
+    bar = {"width": {"band": 0.86}}
+    white = base.mark_bar(**bar, opacity=1).encode(
+        y=alt.Y("q1:Q", scale=y.scale(), axis=y.axis()), y2="q3:Q", fill=fill, tooltip=tips
+    )
+    tint = (
+        base.transform_filter("datum.effect === 'total'")
+        .mark_bar(**bar, opacity=1)
+        .encode(y=alt.Y("q1:Q", scale=y.scale()), y2="q3:Q", color=colour)
+    )
+    outline = base.mark_bar(**bar, filled=False, strokeWidth=1.6, opacity=1).encode(
+        y=alt.Y("q1:Q", scale=y.scale()), y2="q3:Q", color=colour
+    )
+    middle = base.mark_tick(thickness=2.4, bandSize=0, opacity=1, width={"band": 0.86}).encode(
+        y=alt.Y("median:Q", scale=y.scale()),
+        color=alt.condition("datum.effect === 'total'", alt.value("white"), alt.value(theme.INK)),
+    )
+    mean = base.mark_point(
+        shape="diamond", filled=True, size=44, opacity=1, stroke=theme.INK, strokeWidth=1, color="white"
+    ).encode(y=alt.Y("mean:Q", scale=y.scale()))
+    return alt.layer(whisker, white, tint, outline, middle, mean).properties(
+        width=max(300, step * len(order)), height=height
+    )
+
+
+def chart(
+    traces: pl.DataFrame,
+    selection: pl.DataFrame,
+    *,
+    model: str,
+    text: str | None = None,
+    sets: Sequence[str] | None = None,
+    replacement: str | None = None,
+    outcomes: Sequence[str] = ("loss", "entropy"),
+) -> alt.TopLevelMixin:
+    """The figure, from the tables `traces` and `selection`: one panel per outcome."""
+    traces, replacement = effects_data.one_replacement(traces, replacement)
+    members = members_of(traces, selection, sets)
+    chosen = members.filter(pl.col("group") != groups.CONTROLS)
+    left_out = max(len(chosen) - LIMIT, 0)
+    members = pl.concat([chosen.head(LIMIT), members.filter(pl.col("group") == groups.CONTROLS)])
+    if not len(members):
+        return theme.finish(
+            theme.note_chart("no neuron was traced: no set is selected,\nor its neurons lie in other layers"),
+            TITLE,
+            [theme.about(model, text)],
+        )
+    boxes = {outcome: box_numbers(traces, members, outcome) for outcome in outcomes}
+    first = boxes[outcomes[0]]
+    order = members["box"].unique(maintain_order=True).to_list()
+    pooled = {row["box"]: row["n_neurons"] for row in first.iter_rows(named=True) if row["group"] == groups.CONTROLS}
+    renamed = {box: f"{box}|({n})" for box, n in pooled.items()}
+    order = [renamed.get(box, box) for box in order]
+    boxes = {key: frame.with_columns(pl.col("box").replace(renamed)) for key, frame in boxes.items()}
+    per_neuron = int(traces.group_by("neuron").len()["len"].max())
+    documents = traces["document"].n_unique()
+    zeros = any(frame["low"].min() == 0 for frame in boxes.values())
+    body = alt.vconcat(*(panel(frame, outcome, order) for outcome, frame in boxes.items()), spacing=22)
+    subtitle = [
+        theme.about(
+            model,
+            text,
+            f"{theme.count(per_neuron, 'token')} of {theme.count(documents, 'document')} per neuron",
+            effects_data.replaced_by(replacement),
+        ),
+        "box: quartiles and median; whiskers: 5 % and 95 % quantiles; diamond: mean; no token removed",
+        "controls are pooled over neurons (their number in brackets)" if pooled else "no controls traced",
+        "quantiles of exactly zero are drawn at the foot of the axis" if zeros else None,
+        f"{left_out} more highlighted neurons not drawn" if left_out else None,
+    ]
+    return theme.finish(body, TITLE, subtitle)
+
+
+def draw(
+    *,
+    traces: str | Path,
+    selection: str | Path | Sequence[str | Path],
+    figures: Sequence[str | Path],
+    model: str,
+    text: str,
+    sets: Sequence[str] | None = None,
+    replacement: str | None = None,
+) -> None:
+    """Rule `total_direct`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    made = chart(
+        read_table(traces, "traces"),
+        groups.read_selection(selection),
+        model=model,
+        text=text,
+        sets=sets,
+        replacement=replacement,
+    )
+    saving.save(made, figures)
