@@ -120,6 +120,7 @@ def _trace_effects() -> Schema:
     return columns
 
 
+SILENT = "; missing for a neuron that writes nothing"
 REPLACEMENT = {"replacement": Column(STR, "what the activation is replaced by, a key of ablation.replacements")}
 
 SCHEMAS: dict[str, Schema] = {
@@ -142,27 +143,43 @@ SCHEMAS: dict[str, Schema] = {
     | {
         "norm": Column(F64, "|w_out|, after centring where the model has LayerNorm"),
         "norm_in": Column(F64, "|w_in|, with the preceding norm's gain folded in"),
-        "logit_var": Column(F64, "LogitVar: variance over the vocabulary of cos(w_out, W_U column), ddof 1"),
-        "vocab_mean": Column(F64, "mean of that cosine profile"),
-        "vocab_var": Column(F64, "its population variance"),
-        "vocab_skew": Column(F64, "its skewness E[z^3]"),
-        "vocab_kurt": Column(F64, "its kurtosis E[z^4], 3 for a Gaussian"),
-        "unembed_gain": Column(F64, "|w W_U| sqrt(d) / (|w| |W_U|_F): 1 for a direction of average gain; needs no k"),
+        "logit_var": Column(
+            F64, f"LogitVar: variance over the vocabulary of cos(w_out, W_U column), ddof 1{SILENT}", True
+        ),
+        "vocab_mean": Column(F64, f"mean of that cosine profile{SILENT}", True),
+        "vocab_var": Column(F64, f"its population variance{SILENT}", True),
+        "vocab_skew": Column(F64, f"its skewness E[z^3]{SILENT}", True),
+        "vocab_kurt": Column(F64, f"its kurtosis E[z^4], 3 for a Gaussian{SILENT}", True),
+        "unembed_gain": Column(
+            F64, f"|w W_U| sqrt(d) / (|w| |W_U|_F): 1 for a direction of average gain; needs no k{SILENT}", True
+        ),
     },
     "null_space": NEURON
     | {
         "k": Column(I32, "number of bottom singular directions of W_U counted as its null space"),
         "k_rule": Column(STR, "'configured' or 'automatic' (largest ratio of successive singular values in the tail)"),
-        "rho": Column(F64, "|V0^T w| / |w|, the share of the norm in the null space"),
-        "rho_excess": Column(F64, "rho - sqrt(k/d), zero for a random direction"),
-        "rho_null_quantile": Column(F64, "share of seeded random rotations of w_out whose rho is at least as large"),
+        "rho": Column(F64, f"|V0^T w| / |w|, the share of the norm in the null space{SILENT}", True),
+        "rho_excess": Column(
+            F64,
+            "rho - sqrt(k/d), zero for a random direction; sqrt((k-1)/(d-1)) where LayerNorm makes one exactly null",
+            True,
+        ),
+        "rho_null_quantile": Column(
+            F64,
+            "probability that a random rotation of w_out has a rho at least as large (exact: a Beta distribution)",
+            True,
+        ),
     },
     "singular_values": {
         "index": Column(I32, "index, from 0, largest singular value first"),
         "singular_value": Column(F64, "singular value of the folded, centred W_U"),
-        "ratio": Column(F64, "this singular value over the next smaller one; missing for the last", nullable=True),
+        "ratio": Column(F64, "this singular value over the next smaller one; missing at the end", nullable=True),
         "automatic": Column(BOOL, "whether the index lies in the null space of automatic size"),
         "exact_null": Column(BOOL, "the all-ones direction that folding a LayerNorm makes exactly null"),
+        "automatic_p_value": Column(
+            F64,
+            "of the automatic size: (1+b)/(1+n), b of n random matrices with the same bulk drop as much in the tail",
+        ),
     },
     "alignment": NEURON
     | {
