@@ -51,8 +51,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 def tiny_model(tiny_directories: dict[str, Path]) -> Callable[..., Model]:
     """`tiny_model(architecture, dtype="float32")` gives a loaded model, made once per session."""
     import torch
-
-    from neuronlab.models import Model, ModelSpec, load_model
+    from neuronlab.models import ModelSpec, load_model
 
     torch.set_num_threads(1)
     loaded: dict[tuple[str, str], Model] = {}

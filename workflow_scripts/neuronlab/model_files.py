@@ -12,12 +12,15 @@ Imports neither torch nor transformers, so that a workflow can check its models 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SOURCES = ("demo", "directory", "hub")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+MANIFEST = "manifest.json"  # of a fetched model: its commit, and size and sha256 of every file
 DEMO_CHECKPOINTS = Path(__file__).parent / "demo" / "checkpoints"
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -123,7 +126,7 @@ def check_model_directory(path: str | Path, where: str = "model") -> None:
         beside = sorted(p.name for p in around.iterdir() if p.is_dir()) if around.is_dir() else []
         hint = f"; folders there: {', '.join(beside[:12])}" if beside else ""
         raise ModelError(f"{where}: there is no model directory '{path}'; correct its path or revision{hint}")
-    config = _read_config(path, where)
+    check_model_config(path, where)
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"{where}: '{path}' holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
@@ -141,25 +144,18 @@ def check_model_directory(path: str | Path, where: str = "model") -> None:
     absent = [name for name in weights if not (path / name).is_file()]
     if absent:
         raise ModelError(f"{where}: '{path}' lacks {', '.join(absent)}, which its index names; copy the whole model")
-    _check_config(config, path, where)
+    if (path / MANIFEST).is_file():
+        check_manifest(path, where)
 
 
-def _read_config(path: Path, where: str) -> dict[str, object]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{where}: '{path}' holds no config.json; give the folder that model.save_pretrained wrote")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{where}: '{file}' is not valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{where}: '{file}' does not describe a model")
-    return config
+def check_model_config(path: Path, where: str) -> None:
+    """Refuse what config.json alone shows not to work: encoder-decoders, mixtures of experts, quantised weights.
 
-
-def _check_config(config: dict[str, object], path: Path, where: str) -> None:
-    """Refuse what is known from config.json alone not to work."""
-    name = (config.get("architectures") or [config.get("model_type", "unknown")])[0]  # type: ignore[index]
+    Raises:
+        ModelError: also for a config.json that is missing or damaged.
+    """
+    config = _read_config(path, where)
+    name = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{where}: '{path}' is an encoder-decoder ({name}); only decoders that predict the next token")
     for key in EXPERT_KEYS:
@@ -171,3 +167,38 @@ def _check_config(config: dict[str, object], path: Path, where: str) -> None:
             )
     if config.get("quantization_config"):
         raise ModelError(f"{where}: '{path}' is quantised; give the original weights and choose `dtype` instead")
+
+
+def check_manifest(path: Path, where: str, *, hashes: bool = False) -> None:
+    """Compare a fetched model's files with its manifest: sizes, and with `hashes` (seconds per GB) sha256 too.
+
+    Raises:
+        ModelError: naming the file that is missing or differs.
+    """
+    record = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    for name, expected in record.get("files", {}).items():
+        file = path / name
+        whole = file.is_file() and file.stat().st_size == expected["bytes"]
+        if whole and hashes:
+            whole = file_record(file)["sha256"] == expected["sha256"]
+        if not whole:
+            raise ModelError(f"{where}: '{file}' is not what was fetched; delete '{path / MANIFEST}' and run again")
+
+
+def file_record(file: Path) -> dict[str, Any]:
+    """Size and sha256 of a file."""
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _read_config(path: Path, where: str) -> dict[str, Any]:
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{where}: '{path}' holds no config.json; give the folder that model.save_pretrained wrote")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{where}: '{file}' is not valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{where}: '{file}' does not describe a model")
+    return config
