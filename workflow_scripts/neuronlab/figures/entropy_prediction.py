@@ -27,6 +27,7 @@ def prepare(
     return frame.select(
         "neuron",
         "group",
+        "order",
         label=pl.format("{}.{}", "layer", "neuron"),
         change="prediction_change",
         dh="te_entropy",

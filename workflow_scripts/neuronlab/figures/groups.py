@@ -45,7 +45,7 @@ def set_label(name: str) -> str:
 
 
 def group_neurons(selection: pl.DataFrame, layer: int, sets: Sequence[str] | None = None) -> pl.DataFrame:
-    """One row per neuron of `layer` that is highlighted or a control: columns neuron, group, set, kind, label.
+    """One row per neuron of `layer` that is highlighted or a control: columns neuron, group, set, kind, label, order.
 
     A neuron of several sets counts as the first of them; a neuron that is both selected and somebody's
     control counts as selected.
@@ -68,12 +68,14 @@ def group_neurons(selection: pl.DataFrame, layer: int, sets: Sequence[str] | Non
         ]
     )
     both = both.sort("order", "rank", "neuron", maintain_order=True).unique("neuron", keep="first", maintain_order=True)
-    return both.with_columns(label=pl.lit(f"{layer}.") + pl.col("neuron").cast(pl.String)).drop("order", "rank")
+    return both.with_columns(
+        label=pl.lit(f"{layer}.") + pl.col("neuron").cast(pl.String), order=pl.int_range(pl.len(), dtype=pl.Int32)
+    ).drop("rank")
 
 
 def attach_groups(frame: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
-    """`frame` (one row per neuron of one layer) with the columns group and label; others are OTHERS."""
-    return frame.join(groups.select("neuron", "group", "label"), on="neuron", how="left").with_columns(
+    """`frame` (one row per neuron of one layer) with the columns group, label, order; others are OTHERS."""
+    return frame.join(groups.select("neuron", "group", "label", "order"), on="neuron", how="left").with_columns(
         pl.col("group").fill_null(OTHERS)
     )
 
@@ -91,9 +93,13 @@ def colours(present: Sequence[str]) -> tuple[list[str], list[str]]:
     return domain, [(fixed | further)[name] for name in domain]
 
 
-def colour_encoding(present: Sequence[str], numbers: dict[str, int] | None = None, **legend: object) -> alt.Color:
+def colour_encoding(
+    present: Sequence[str], numbers: dict[str, int] | None = None, *, show: bool = True, **legend: object
+) -> alt.Color:
     """Colour by group, with how many neurons each group has in the legend where `numbers` are given."""
     domain, colour_range = colours(present)
+    if not show:
+        return alt.Color("group:N", scale=alt.Scale(domain=domain, range=colour_range), legend=None)
     options: dict[str, object] = {"title": None, **legend}
     if numbers:
         pairs = ", ".join(f"{name!r}: {f'{name} ({numbers.get(name, 0):,})'!r}" for name in domain)
@@ -108,5 +114,20 @@ def group_counts(frame: pl.DataFrame) -> dict[str, int]:
 
 def text_colour(frame: pl.DataFrame) -> alt.Color:
     """Colour of labels by group, without a legend."""
-    domain, colour_range = colours(frame["group"].unique(maintain_order=True).to_list())
-    return alt.Color("group:N", scale=alt.Scale(domain=domain, range=colour_range), legend=None)
+    return colour_encoding(frame["group"].unique(maintain_order=True).to_list(), show=False)
+
+
+def key(present: Sequence[str], numbers: dict[str, int], width: int) -> alt.LayerChart:
+    """A legend as a row of its own, for a figure of several panels."""
+    domain, colour_range = colours(present)
+    names = [f"{name} ({numbers.get(name, 0):,})" for name in domain]
+    starts = [8.0]
+    for name in names[:-1]:
+        starts.append(starts[-1] + 34 + 6.4 * len(name))
+    frame = pl.DataFrame({"group": domain, "name": names, "at": starts[: len(domain)]})
+    x = alt.X("at:Q", scale=alt.Scale(domain=[0, width], nice=False, zero=False), axis=None)
+    colour = alt.Color("group:N", scale=alt.Scale(domain=domain, range=colour_range), legend=None)
+    base = alt.Chart(frame).encode(x=x, y=alt.value(8))
+    dots = base.mark_circle(size=110, opacity=1).encode(color=colour)
+    texts = base.mark_text(align="left", dx=11, baseline="middle", fontSize=13, color=theme.INK).encode(text="name:N")
+    return alt.layer(dots, texts).properties(width=width, height=18)

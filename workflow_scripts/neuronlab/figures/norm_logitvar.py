@@ -17,15 +17,16 @@ from neuronlab.figures.points import Axis
 from neuronlab.tables import read_table
 
 BINS = 60
+LOGIT_VAR = "LogitVar: variance over the vocabulary of cos(w_out, W_U)"
 TITLE = "Norm of the output weights against LogitVar"
 
 
-def axes(frame: pl.DataFrame, width: int = 520, height: int = 400) -> tuple[Axis, Axis]:
+def axes(frame: pl.DataFrame, width: int = 520, height: int = 400, title: str = LOGIT_VAR) -> tuple[Axis, Axis]:
     """Axes that hold every neuron of `frame` (columns norm, logit_var)."""
     x = Axis("norm", "norm of w_out", tuple(theme.linear_domain(frame["norm"])), pixels=width)
     y = Axis(
         "logit_var",
-        "LogitVar (variance over the vocabulary of cos(w_out, W_U))",
+        title,
         tuple(theme.log_domain(frame["logit_var"])),
         log=True,
         pixels=height,
@@ -33,7 +34,9 @@ def axes(frame: pl.DataFrame, width: int = 520, height: int = 400) -> tuple[Axis
     return x, y
 
 
-def scatter(frame: pl.DataFrame, x: Axis, y: Axis) -> tuple[alt.LayerChart, list[str | None]]:
+def scatter(
+    frame: pl.DataFrame, x: Axis, y: Axis, *, legend: bool = True, labels: int = 16
+) -> tuple[alt.LayerChart, list[str | None]]:
     """The scatter plot of a frame with columns neuron, norm, logit_var, group, label; and what it must state."""
     others = frame.filter(pl.col("group") == groups.OTHERS)
     shown = points.thin(others, x, y)
@@ -41,7 +44,7 @@ def scatter(frame: pl.DataFrame, x: Axis, y: Axis) -> tuple[alt.LayerChart, list
     chosen = frame.filter(~pl.col("group").is_in([groups.OTHERS, groups.CONTROLS]))
     present = frame["group"].unique(maintain_order=True).to_list()
     colour = groups.colour_encoding(
-        present, groups.group_counts(frame), orient="bottom", direction="horizontal", columns=2
+        present, groups.group_counts(frame), show=legend, orient="bottom", direction="horizontal", columns=2
     )
     tips = points.tooltips([("label", "neuron", ""), ("norm", "norm", ".4g"), ("logit_var", "LogitVar", ".3e")])
     back = alt.Chart(shown).mark_circle(size=22, opacity=0.75, clip=False).encode(x=x.x(), y=y.y(), color=colour)
@@ -55,7 +58,7 @@ def scatter(frame: pl.DataFrame, x: Axis, y: Axis) -> tuple[alt.LayerChart, list
         .mark_circle(size=80, opacity=1, stroke="white", strokeWidth=0.8)
         .encode(x=x.x(), y=y.y(), color=colour, tooltip=tips)
     )
-    to_label, label_note = points.cap_labels(chosen)
+    to_label, label_note = points.cap_labels(chosen, labels)
     placed = points.place_labels(to_label, x, y, obstacles=shown)
     layers = [back, middle, front, *points.label_layer(placed, x, y, colour)]
     notes = [points.thinned_note(len(shown), len(others)), label_note]

@@ -159,7 +159,7 @@ def cap_labels(frame: pl.DataFrame, limit: int = 16) -> tuple[pl.DataFrame, str 
     """The rows to label, and the statement if that is not all of them."""
     if len(frame) <= limit:
         return frame, None
-    return frame.head(limit), f"labels for the first {limit} of {len(frame)} highlighted neurons"
+    return frame.sort("order").head(limit), f"labels for the first {limit} of {len(frame)} highlighted neurons"
 
 
 def edge_clip(frame: pl.DataFrame, column: str, floor: float) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -34,6 +34,7 @@ def prepare(
     frame = effects_data.join_rho(frame, null_space, k).select(
         "neuron",
         "group",
+        "order",
         label=pl.format("{}.{}", "layer", "neuron"),
         rho="rho",
         m=f"m_{outcome}",
@@ -52,6 +53,8 @@ def panel(
     outcome: str = "loss",
     width: int = 520,
     height: int = 400,
+    legend: bool = True,
+    labels: int = 16,
 ) -> tuple[alt.LayerChart, list[str | None]]:
     """The scatter plot of what `prepare` returns, and what it must state."""
     marks = frame.filter(~pl.col("group").is_in([groups.OTHERS, groups.CONTROLS]))
@@ -95,7 +98,7 @@ def panel(
     stroke = alt.Stroke(
         "group:N",
         scale=alt.Scale(domain=ring[0], range=ring[1]),
-        legend=alt.Legend(title=None, symbolFillColor="white", symbolStrokeWidth=2.4),
+        legend=alt.Legend(title=None, symbolFillColor="white", symbolStrokeWidth=2.4) if legend else None,
     )
     bars = (
         alt.Chart(marks.with_columns(pl.col("m_low").clip(lower_bound=y.domain[0])).drop_nulls(["m_low", "m_high"]))
@@ -118,7 +121,7 @@ def panel(
             tooltip=points.tooltips([("label", "neuron", ""), ("m_true", "1 - DE/TE", ".3g")]),
         )
     )
-    to_label, label_note = points.cap_labels(chosen)
+    to_label, label_note = points.cap_labels(chosen, labels)
     placed = points.place_labels(to_label, x, y, obstacles=shown)
     layers = [zero, back, edge_marks, bars, front, *points.label_layer(placed, x, y, groups.text_colour(marks))]
     if expected is not None:

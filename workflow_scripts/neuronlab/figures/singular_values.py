@@ -49,6 +49,20 @@ def bin_profile(frame: pl.DataFrame, low: int, high: int, bins: int = BINS) -> p
     )
 
 
+def group_rms(frame: pl.DataFrame, low: int, high: int, bins: int = BINS) -> pl.DataFrame:
+    """Root mean square of the cosine over each group's neurons (and over the directions of a bin): set, index, cosine."""
+    width = max(1, int(np.ceil((high - low) / bins)))
+    here = frame.filter(pl.col("index").is_between(low, high - 1))
+    start = ((pl.col("index") - low) // width * width + low).alias("start")
+    return (
+        here.group_by("set", start, maintain_order=True)
+        .agg((pl.col("cosine") ** 2).mean().sqrt())
+        .with_columns(index=(pl.col("start") + pl.min_horizontal(pl.col("start") + width - 1, pl.lit(high - 1))) / 2)
+        .sort("set", "index")
+        .select("set", "index", "cosine")
+    )
+
+
 def _shades(automatic: int, d: int, x: Axis, height: int) -> list[alt.Chart]:
     """The band of the automatic null space; drawn only as far as the axis goes."""
     if not automatic:
@@ -93,7 +107,7 @@ def _spectrum(frame: pl.DataFrame, automatic: int, configured: Sequence[int], x:
     if len(null):
         foot = alt.Chart(null).encode(x=alt.X("index:Q", scale=x.scale()), y=alt.value(y.pixels - 6))
         layers.append(foot.mark_point(shape="triangle-down", filled=True, size=70, color=theme.VERMILION, opacity=1))
-        if x.domain[0] > 0:
+        if x.domain[0] > 0 and y.pixels > 150:
             text = alt.value("all-ones direction: exactly null")
             type_ = {"align": "right", "dx": -8, "fontSize": 12}
             halo = foot.mark_text(**type_, stroke="white", strokeWidth=4, strokeJoin="round")
@@ -104,22 +118,30 @@ def _spectrum(frame: pl.DataFrame, automatic: int, configured: Sequence[int], x:
 def _cosines(
     frame: pl.DataFrame, d: int, automatic: int, configured: Sequence[int], x: Axis, y: Axis, legend: bool
 ) -> alt.LayerChart:
-    profile = bin_profile(frame, int(np.ceil(x.domain[0])), int(np.floor(x.domain[1])) + 1)
+    span = int(np.ceil(x.domain[0])), int(np.floor(x.domain[1])) + 1
+    profile = bin_profile(frame, *span)
     profile = profile.with_columns(group=pl.col("set"))
     present = frame["set"].unique(maintain_order=True).to_list()
     lines = (
         alt.Chart(profile)
-        .mark_line(strokeWidth=1.4, interpolate="linear")
+        .mark_line(strokeWidth=1)
         .encode(
             x=alt.X("index:Q", scale=x.scale(), axis=x.axis(format="d", grid=False)),
             y=y.y(),
             detail="label:N",
-            color=groups.colour_encoding(present, **LEGEND),
-            opacity=alt.condition(f"datum.group === '{groups.CONTROLS}'", alt.value(0.5), alt.value(0.85)),
+            color=groups.colour_encoding(present, show=legend, **LEGEND),
+            opacity=alt.value(0.4 if profile["label"].n_unique() > 8 else 0.6),
             tooltip=[alt.Tooltip("label:N", title="neuron"), alt.Tooltip("cosine:Q", format=".3f")],
         )
     )
-    layers = [*_shades(automatic, d, x, y.pixels), *_lines(configured, d, x, named=False), lines]
+    means = (
+        alt.Chart(group_rms(frame, *span).with_columns(group=pl.col("set")))
+        .mark_line(strokeWidth=2.6)
+        .encode(
+            x=alt.X("index:Q", scale=x.scale()), y=y.y(), color=groups.colour_encoding(present, show=legend, **LEGEND)
+        )
+    )
+    layers = [*_shades(automatic, d, x, y.pixels), *_lines(configured, d, x, named=False), lines, means]
     return alt.layer(*layers).properties(width=x.pixels, height=y.pixels)
 
 
@@ -145,6 +167,7 @@ def panels(
     configured: Sequence[int],
     *,
     tail_only: bool = False,
+    legend: bool = True,
     width: int = 330,
     height: int = 210,
 ) -> alt.VConcatChart:
@@ -167,7 +190,7 @@ def panels(
         columns.append(
             alt.vconcat(
                 _spectrum(singular_values, automatic, configured, x, y_spectrum),
-                _cosines(profiles, d, automatic, configured, x, y_cosine, legend=True),
+                _cosines(profiles, d, automatic, configured, x, y_cosine, legend),
                 spacing=14,
             )
         )
@@ -195,7 +218,8 @@ def chart(
         "shaded: null space of automatic size, "
         + (f"k = {automatic}" if automatic else "which found none")
         + ("; dashed: configured k" if configured else ""),
-        f"cosines over the whole spectrum: the largest of every {width} directions" if width > 1 else None,
+        "thin: one neuron; bold: root mean square of the group",
+        f"thin lines over the whole spectrum: the largest of every {width} directions" if width > 1 else None,
         "triangle: the all-ones direction, exactly null by the final LayerNorm; not on the logarithmic axis"
         if singular_values["exact_null"].any()
         else None,

@@ -36,8 +36,7 @@ def prepare(
     """
     frame, layer = effects_data.with_groups(effects, selection, sets)
     chosen = frame.filter(~pl.col("group").is_in([groups.OTHERS, groups.CONTROLS]))
-    order = groups.group_neurons(selection, layer, sets).select("neuron").with_row_index("order")
-    chosen = chosen.join(order, on="neuron").sort("order")
+    chosen = chosen.sort("order")
     names = chosen.select("neuron", "label", "group")
     columns = ["label", "group", "source", "value", "low", "high"]
     value = pl.col(measure).alias("value")

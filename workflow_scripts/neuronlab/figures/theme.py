@@ -33,9 +33,8 @@ def finish(
     chart: alt.TopLevelMixin, title: str, subtitle: Sequence[str | None], *, padding: int = 14
 ) -> alt.TopLevelMixin:
     """The chart with title, subtitle lines and the shared look; the last step of every figure."""
-    lines = [line for line in subtitle if line]
     titled = chart.properties(
-        title=alt.Title(title, subtitle=lines, anchor="start", offset=14), background="white", padding=padding
+        title=alt.Title(title, subtitle=pack(subtitle), anchor="start", offset=14), background="white", padding=padding
     )
     return (
         titled.configure(font=FONT)
@@ -73,6 +72,19 @@ def finish(
         )
         .configure_header(labelFontSize=13, titleFontSize=13, labelColor=INK, titleColor=INK)
     )
+
+
+def pack(statements: Sequence[str | None], width: int = 98) -> list[str]:
+    """The first statement on a line of its own, the others filled into lines of about `width` characters."""
+    first, *rest = [statement for statement in statements if statement] or [""]
+    lines = [first]
+    for statement in rest:
+        joined = f"{lines[-1]}; {statement}"
+        if len(lines) > 1 and len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(statement)
+    return lines
 
 
 def about(model: str, text: str | None = None, *facts: str) -> str:

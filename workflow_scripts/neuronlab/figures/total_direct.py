@@ -20,7 +20,7 @@ TITLE = "Total and direct effect per token"
 LIMIT = 24
 EFFECTS = ("total", "direct")
 WHISKERS = (0.05, 0.95)
-CONTROL_LABELS = {"uniform": "random|controls", "norm_matched": "norm-|matched"}
+CONTROL_LABELS = {"uniform": "random", "norm_matched": "norm-|matched"}
 
 
 def box_numbers(traces: pl.DataFrame, members: pl.DataFrame, outcome: str) -> pl.DataFrame:
@@ -66,8 +66,37 @@ def members_of(traces: pl.DataFrame, selection: pl.DataFrame, sets: Sequence[str
     )
 
 
+def prepare(
+    traces: pl.DataFrame,
+    selection: pl.DataFrame,
+    *,
+    sets: Sequence[str] | None,
+    outcomes: Sequence[str],
+    limit: int = LIMIT,
+) -> tuple[dict[str, pl.DataFrame], list[str], int]:
+    """Per outcome what `box_numbers` returns; the boxes in order; how many highlighted neurons have none.
+
+    The name of a pooled box ends in how many neurons are in it; '|' stands for a line break.
+    """
+    members = members_of(traces, selection, sets)
+    control = pl.col("group") == groups.CONTROLS
+    chosen = members.filter(~control)
+    members = pl.concat([chosen.head(limit), members.filter(control)])
+    sizes = members.filter(control).group_by("box").len()
+    pooled = {box: f"{box}|({number})" for box, number in sizes.iter_rows()}
+    members = members.with_columns(pl.col("box").replace(pooled))
+    boxes = {outcome: box_numbers(traces, members, outcome) for outcome in outcomes}
+    return boxes, members["box"].unique(maintain_order=True).to_list(), max(len(chosen) - limit, 0)
+
+
 def panel(
-    boxes: pl.DataFrame, outcome: str, order: Sequence[str], *, step: int = 54, height: int = 230
+    boxes: pl.DataFrame,
+    outcome: str,
+    order: Sequence[str],
+    *,
+    step: int = 54,
+    height: int = 230,
+    legend: bool = True,
 ) -> alt.LayerChart:
     """One panel of boxes on a logarithmic axis: filled = total, hollow = direct."""
     numbers = ["low", "q1", "median", "q3", "high", "mean"]
@@ -81,7 +110,7 @@ def panel(
     x = alt.X("box:N", sort=list(order), title=None, axis=axis, scale=alt.Scale(paddingInner=0.24))
     offset = alt.XOffset("effect:N", sort=list(EFFECTS), scale=alt.Scale(paddingInner=0.18))
     colour = groups.colour_encoding(
-        boxes["group"].unique(maintain_order=True).to_list(), orient="bottom", direction="horizontal"
+        boxes["group"].unique(maintain_order=True).to_list(), show=legend, orient="bottom", direction="horizontal"
     )
     base = alt.Chart(boxes).encode(x=x, xOffset=offset)
     whisker = base.mark_rule(strokeWidth=1.3).encode(
@@ -99,7 +128,9 @@ def panel(
             symbolType="square",
             symbolStrokeColor=theme.CONTROL_COLOUR,
             labelExpr="datum.value === 'total' ? 'total effect' : 'direct effect (final norm frozen)'",
-        ),
+        )
+        if legend
+        else None,
     )
     bar = {"width": {"band": 0.86}}
     white = base.mark_bar(**bar, opacity=1).encode(
@@ -137,23 +168,14 @@ def chart(
 ) -> alt.TopLevelMixin:
     """The figure, from the tables `traces` and `selection`: one panel per outcome."""
     traces, replacement = effects_data.one_replacement(traces, replacement)
-    members = members_of(traces, selection, sets)
-    chosen = members.filter(pl.col("group") != groups.CONTROLS)
-    left_out = max(len(chosen) - LIMIT, 0)
-    members = pl.concat([chosen.head(LIMIT), members.filter(pl.col("group") == groups.CONTROLS)])
-    if not len(members):
+    boxes, order, left_out = prepare(traces, selection, sets=sets, outcomes=outcomes)
+    if not order:
         return theme.finish(
             theme.note_chart("no neuron was traced: no set is selected,\nor its neurons lie in other layers"),
             TITLE,
             [theme.about(model, text)],
         )
-    boxes = {outcome: box_numbers(traces, members, outcome) for outcome in outcomes}
-    first = boxes[outcomes[0]]
-    order = members["box"].unique(maintain_order=True).to_list()
-    pooled = {row["box"]: row["n_neurons"] for row in first.iter_rows(named=True) if row["group"] == groups.CONTROLS}
-    renamed = {box: f"{box}|({n})" for box, n in pooled.items()}
-    order = [renamed.get(box, box) for box in order]
-    boxes = {key: frame.with_columns(pl.col("box").replace(renamed)) for key, frame in boxes.items()}
+    pooled = groups.CONTROLS in boxes[outcomes[0]]["group"]
     per_neuron = int(traces.group_by("neuron").len()["len"].max())
     documents = traces["document"].n_unique()
     zeros = any(frame["low"].min() == 0 for frame in boxes.values())

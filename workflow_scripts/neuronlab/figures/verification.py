@@ -22,7 +22,12 @@ TIERS = {
     "forward": "whole forward pass with a hook, float64",
 }
 VARIANTS = {"total": theme.VERMILION, "direct": theme.BLUE, "norm": theme.GREEN, "unigram": theme.PURPLE}
-NAMES = {"total": "total", "direct": "direct: norm frozen", "norm": "norm alone", "unigram": "unigram projection frozen"}
+NAMES = {
+    "total": "total",
+    "direct": "direct: norm frozen",
+    "norm": "norm alone",
+    "unigram": "unigram projection frozen",
+}
 
 
 def worst(verification: pl.DataFrame) -> float:
