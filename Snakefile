@@ -6,7 +6,10 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-if not workflow.overwrite_configfiles:  # otherwise Snakemake would merge the two, and the demo would run along
+if (
+    not workflow.overwrite_configfiles
+):  # otherwise Snakemake would merge the two, and the demo would run along
+
     configfile: Path(workflow.basedir) / "config" / "config.yaml"
 
 

@@ -9,6 +9,7 @@ TEXT = "results/{model}/texts/{text}"
 ABLATE = config["ablation"]
 ABLATION = f"{TEXT}/ablation"
 
+
 rule measure_activations:
     """Activation statistics over the counted positions, and the clean loss, entropy and ranks there."""
     input:
@@ -18,13 +19,6 @@ rule measure_activations:
     output:
         statistics=f"{TEXT}/activation_statistics.parquet",
         baseline=f"{TEXT}/baseline.parquet",
-    params:
-        code=library("measure_activations"),
-        model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
-        layers=ABLATE["statistics_layers"],
-        histogram_bins=ABLATE["histogram_bins"],
-        batch_size=COMPUTE["batch_size"],
     log:
         "results/logs/{model}/texts/{text}/measure_activations.log",
     benchmark:
@@ -35,6 +29,15 @@ rule measure_activations:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("measure_activations"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text][
+            "include_padded"
+        ],
+        layers=ABLATE["statistics_layers"],
+        histogram_bins=ABLATE["histogram_bins"],
+        batch_size=COMPUTE["batch_size"],
     script:
         "../workflow_scripts/measure_activations.py"
 
@@ -48,18 +51,6 @@ rule ablate_neurons:
         statistics=f"{TEXT}/activation_statistics.parquet",
     output:
         shard=f"{ABLATION}/shards/{{shard}}.parquet",
-    params:
-        code=library("ablate_neurons"),
-        model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
-        shard=lambda wildcards: int(wildcards.shard),
-        shards=COMPUTE["shards"],
-        seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/ablate_neurons/{shard}.log",
     benchmark:
@@ -70,6 +61,20 @@ rule ablate_neurons:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("ablate_neurons"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text][
+            "include_padded"
+        ],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        shard=lambda wildcards: int(wildcards.shard),
+        shards=COMPUTE["shards"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/ablate_neurons.py"
 
@@ -83,20 +88,6 @@ rule verify_ablation:
         statistics=f"{TEXT}/activation_statistics.parquet",
     output:
         verification=f"{ABLATION}/verification.parquet",
-    params:
-        code=library("verify_ablation"),
-        model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
-        pairs=ABLATE["verification"]["pairs"],
-        forward_pairs=ABLATE["verification"]["forward_pairs"],
-        absolute=ABLATE["verification"]["absolute"],
-        relative=ABLATE["verification"]["relative"],
-        seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/verify_ablation.log",
     benchmark:
@@ -107,6 +98,22 @@ rule verify_ablation:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("verify_ablation"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text][
+            "include_padded"
+        ],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        pairs=ABLATE["verification"]["pairs"],
+        forward_pairs=ABLATE["verification"]["forward_pairs"],
+        absolute=ABLATE["verification"]["absolute"],
+        relative=ABLATE["verification"]["relative"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/verify_ablation.py"
 
@@ -114,16 +121,12 @@ rule verify_ablation:
 rule summarize_effects:
     """Mean effects per neuron, with intervals from a bootstrap over documents."""
     input:
-        shards=expand(f"{ABLATION}/shards/{{shard}}.parquet", shard=SHARDS, allow_missing=True),
+        shards=expand(
+            f"{ABLATION}/shards/{{shard}}.parquet", shard=SHARDS, allow_missing=True
+        ),
         verification=f"{ABLATION}/verification.parquet",
     output:
         effects=f"{ABLATION}/effects.parquet",
-    params:
-        code=library("summarize_effects"),
-        resamples=ABLATE["resamples"],
-        level=ABLATE["level"],
-        te_floor=ABLATE["te_floor"],
-        seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/summarize_effects.log",
     benchmark:
@@ -133,6 +136,12 @@ rule summarize_effects:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("summarize_effects"),
+        resamples=ABLATE["resamples"],
+        level=ABLATE["level"],
+        te_floor=ABLATE["te_floor"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/summarize_effects.py"
 
@@ -147,20 +156,6 @@ rule ablate_synthetic:
         selection="results/{model}/weights/selection.parquet",
     output:
         synthetic=f"{ABLATION}/synthetic.parquet",
-    params:
-        code=library("ablate_synthetic"),
-        model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
-        draws=config["controls"]["synthetic_draws"],
-        resamples=ABLATE["resamples"],
-        level=ABLATE["level"],
-        te_floor=ABLATE["te_floor"],
-        seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/ablate_synthetic.log",
     benchmark:
@@ -171,6 +166,22 @@ rule ablate_synthetic:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("ablate_synthetic"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text][
+            "include_padded"
+        ],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        draws=config["controls"]["synthetic_draws"],
+        resamples=ABLATE["resamples"],
+        level=ABLATE["level"],
+        te_floor=ABLATE["te_floor"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/ablate_synthetic.py"
 
@@ -185,17 +196,6 @@ rule trace_neurons:
         selection="results/{model}/weights/selection.parquet",
     output:
         traces=f"{ABLATION}/traces.parquet",
-    params:
-        code=library("trace_neurons"),
-        model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
-        sets=ABLATE["trace"],
-        seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/trace_neurons.log",
     benchmark:
@@ -206,5 +206,18 @@ rule trace_neurons:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("trace_neurons"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text][
+            "include_padded"
+        ],
+        replacements=ABLATE["replacements"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        sets=ABLATE["trace"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/trace_neurons.py"

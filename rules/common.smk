@@ -36,8 +36,14 @@ SHARDS = range(COMPUTE["shards"])
 # Libraries read these when they are first imported, in every job, here or on a cluster's node. They come from
 # the configuration because Snakemake lowers a rule's `threads` to --cores, and sums depend on their number.
 os.environ.update(
-    {name: str(COMPUTE["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    | {"OPENBLAS_NUM_THREADS": str(COMPUTE["threads"]), "POLARS_MAX_THREADS": str(COMPUTE["threads"])}
+    {
+        name: str(COMPUTE["threads"])
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    }
+    | {
+        "OPENBLAS_NUM_THREADS": str(COMPUTE["threads"]),
+        "POLARS_MAX_THREADS": str(COMPUTE["threads"]),
+    }
     | {"TOKENIZERS_PARALLELISM": "false", "TQDM_MININTERVAL": "5"}
 )
 
@@ -60,7 +66,9 @@ def model_entry(wildcards):
 
 def model_revision(model):
     """The part after '@', or the configured revision."""
-    return model.partition("@")[2] or config["models"][base_model(model)].get("revision")
+    return model.partition("@")[2] or config["models"][base_model(model)].get(
+        "revision"
+    )
 
 
 def model_spec(wildcards):
@@ -69,7 +77,11 @@ def model_spec(wildcards):
     return {
         "key": wildcards.model,
         "source": entry["source"],
-        "path": f"results/inputs/models/{wildcards.model}" if entry["source"] == "hub" else entry.get("path"),
+        "path": (
+            f"results/inputs/models/{wildcards.model}"
+            if entry["source"] == "hub"
+            else entry.get("path")
+        ),
         "name": entry.get("name"),
         "revision": model_revision(wildcards.model),
         "dtype": entry["dtype"],
@@ -103,7 +115,8 @@ def selections_of(wildcards):
     return {
         name: {key: value for key, value in entry.items() if key != "models"}
         for name, entry in config["selections"].items()
-        if {wildcards.model, base_model(wildcards.model)} & set(entry.get("models", [wildcards.model]))
+        if {wildcards.model, base_model(wildcards.model)}
+        & set(entry.get("models", [wildcards.model]))
     }
 
 
@@ -124,10 +137,28 @@ def confidence_regulation_results():
         weights = ["norm_logitvar", "singular_values"]
         if published_name(config["models"][base_model(model)], model):
             weights.append("published")
-        wanted += [file for figure in weights for file in figure_files(f"results/{model}/weights/figures/{figure}")]
+        wanted += [
+            file
+            for figure in weights
+            for file in figure_files(f"results/{model}/weights/figures/{figure}")
+        ]
         for text in study["texts"]:
             base = f"results/{model}/texts/{text}"
-            figures = ["total_direct", "rho_mediation", "entropy_prediction", "synthetic_controls", "verification"]
-            wanted += [file for figure in figures for file in figure_files(f"{base}/figures/{figure}")]
-            wanted += [f"{base}/frequency_cosine.parquet", *([f"{base}/cards.html"] if study["cards"] else [])]
+            figures = [
+                "overview",
+                "total_direct",
+                "rho_mediation",
+                "entropy_prediction",
+                "synthetic_controls",
+                "verification",
+            ]
+            wanted += [
+                file
+                for figure in figures
+                for file in figure_files(f"{base}/figures/{figure}")
+            ]
+            wanted += [
+                f"{base}/frequency_cosine.parquet",
+                *([f"{base}/cards.html"] if study["cards"] else []),
+            ]
     return wanted

@@ -20,8 +20,6 @@ rule make_demo_world:
         documents="results/inputs/demo/documents.parquet",
         facts="results/inputs/demo/facts.parquet",
         counts="results/inputs/demo/token_counts.parquet",
-    params:
-        code=library("make_demo_world"),
     log:
         "results/logs/inputs/make_demo_world.log",
     benchmark:
@@ -31,6 +29,8 @@ rule make_demo_world:
         mem_mb=2000,
         runtime=10,
         gpu=0,
+    params:
+        code=library("make_demo_world"),
     script:
         "../workflow_scripts/make_demo_world.py"
 
@@ -39,10 +39,6 @@ rule train_demo_model:
     """Train the demo model from scratch; the folder can be used as a directory model."""
     output:
         weights="results/retrained/{seed}/final/model.safetensors",
-    params:
-        code=library("train_demo_model"),
-        steps=config["demo"]["steps"],
-        threads=COMPUTE["threads"],
     log:
         "results/logs/retrained/{seed}.log",
     benchmark:
@@ -52,6 +48,10 @@ rule train_demo_model:
         mem_mb=4000,
         runtime=240,
         gpu=0,
+    params:
+        code=library("train_demo_model"),
+        steps=config["demo"]["steps"],
+        threads=COMPUTE["threads"],
     script:
         "../workflow_scripts/train_demo_model.py"
 
@@ -59,17 +59,16 @@ rule train_demo_model:
 rule train_demo:
     """Retrain the demo model with every configured seed (the default run uses the shipped one)."""
     input:
-        expand("results/retrained/{seed}/final/model.safetensors", seed=config["demo"]["seeds"]),
+        expand(
+            "results/retrained/{seed}/final/model.safetensors",
+            seed=config["demo"]["seeds"],
+        ),
 
 
 rule fetch_model:
     """Download one model at a pinned revision and check it; model jobs are offline afterwards."""
     output:
         manifest="results/inputs/models/{model}/manifest.json",
-    params:
-        code=library("fetch_model"),
-        network=True,
-        model=model_spec,
     log:
         "results/logs/inputs/fetch_model/{model}.log",
     benchmark:
@@ -79,6 +78,10 @@ rule fetch_model:
         mem_mb=2000,
         runtime=240,
         gpu=0,
+    params:
+        code=library("fetch_model"),
+        network=True,
+        model=model_spec,
     script:
         "../workflow_scripts/fetch_model.py"
 
@@ -88,10 +91,6 @@ rule fetch_text:
     output:
         documents="results/inputs/texts/{text}/documents.parquet",
         manifest="results/inputs/texts/{text}/manifest.json",
-    params:
-        code=library("fetch_text"),
-        network=True,
-        text=text_spec,
     log:
         "results/logs/inputs/fetch_text/{text}.log",
     benchmark:
@@ -101,6 +100,10 @@ rule fetch_text:
         mem_mb=4000,
         runtime=240,
         gpu=0,
+    params:
+        code=library("fetch_text"),
+        network=True,
+        text=text_spec,
     script:
         "../workflow_scripts/fetch_text.py"
 
@@ -118,7 +121,9 @@ def text_documents(wildcards):
 def count_source(wildcards):
     """The published or shipped counts that a text names, if any."""
     counts = config["texts"][wildcards.text]["counts"]
-    return {"text": [], "demo": "results/inputs/demo/token_counts.parquet"}.get(counts, counts)
+    return {"text": [], "demo": "results/inputs/demo/token_counts.parquet"}.get(
+        counts, counts
+    )
 
 
 rule tokenize_text:
@@ -128,11 +133,6 @@ rule tokenize_text:
         documents=text_documents,
     output:
         tokens="results/{model}/texts/{text}/tokens.parquet",
-    params:
-        code=library("tokenize_text"),
-        model=model_spec,
-        text=text_spec,
-        seed=config["seed"],
     log:
         "results/logs/{model}/texts/{text}/tokenize_text.log",
     benchmark:
@@ -142,6 +142,11 @@ rule tokenize_text:
         mem_mb=2000,
         runtime=60,
         gpu=0,
+    params:
+        code=library("tokenize_text"),
+        model=model_spec,
+        text=text_spec,
+        seed=config["seed"],
     script:
         "../workflow_scripts/tokenize_text.py"
 
@@ -154,10 +159,6 @@ rule count_tokens:
         counts=count_source,
     output:
         counts="results/{model}/texts/{text}/token_counts.parquet",
-    params:
-        code=library("count_tokens"),
-        model=model_spec,
-        text=text_spec,
     log:
         "results/logs/{model}/texts/{text}/count_tokens.log",
     benchmark:
@@ -167,5 +168,9 @@ rule count_tokens:
         mem_mb=2000,
         runtime=60,
         gpu=0,
+    params:
+        code=library("count_tokens"),
+        model=model_spec,
+        text=text_spec,
     script:
         "../workflow_scripts/count_tokens.py"

@@ -13,13 +13,6 @@ rule measure_neurons:
         neurons="results/{model}/weights/neurons.parquet",
         null_space="results/{model}/weights/null_space.parquet",
         singular_values="results/{model}/weights/singular_values.parquet",
-    params:
-        code=library("measure_neurons"),
-        model=model_spec,
-        null_space_k=null_space_k,
-        include_padded=config["weights"]["include_padded"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
-        seed=config["seed"],
     log:
         "results/logs/{model}/weights/measure_neurons.log",
     benchmark:
@@ -30,6 +23,13 @@ rule measure_neurons:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("measure_neurons"),
+        model=model_spec,
+        null_space_k=null_space_k,
+        include_padded=config["weights"]["include_padded"],
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/measure_neurons.py"
 
@@ -41,12 +41,6 @@ rule select_neurons:
         null_space="results/{model}/weights/null_space.parquet",
     output:
         selection="results/{model}/weights/selection.parquet",
-    params:
-        code=library("select_neurons"),
-        selections=selections_of,
-        control_sets=config["controls"]["sets"],
-        null_space_k=null_space_k,
-        seed=config["seed"],
     log:
         "results/logs/{model}/weights/select_neurons.log",
     benchmark:
@@ -56,6 +50,12 @@ rule select_neurons:
         mem_mb=1000,
         runtime=10,
         gpu=0,
+    params:
+        code=library("select_neurons"),
+        selections=selections_of,
+        control_sets=config["controls"]["sets"],
+        null_space_k=null_space_k,
+        seed=config["seed"],
     script:
         "../workflow_scripts/select_neurons.py"
 
@@ -67,9 +67,6 @@ rule align_neurons:
         selection="results/{model}/weights/selection.parquet",
     output:
         alignment="results/{model}/weights/alignment.parquet",
-    params:
-        code=library("align_neurons"),
-        model=model_spec,
     log:
         "results/logs/{model}/weights/align_neurons.log",
     benchmark:
@@ -80,6 +77,9 @@ rule align_neurons:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("align_neurons"),
+        model=model_spec,
     script:
         "../workflow_scripts/align_neurons.py"
 
@@ -92,9 +92,6 @@ rule boost_tokens:
     output:
         boosted="results/{model}/weights/boosted_tokens.parquet",
         strings="results/{model}/weights/token_strings.parquet",
-    params:
-        code=library("boost_tokens"),
-        model=model_spec,
     log:
         "results/logs/{model}/weights/boost_tokens.log",
     benchmark:
@@ -105,6 +102,10 @@ rule boost_tokens:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("boost_tokens"),
+        model=model_spec,
+        count=10,
     script:
         "../workflow_scripts/boost_tokens.py"
 
@@ -116,11 +117,6 @@ rule measure_frequency_cosine:
         counts="results/{model}/texts/{text}/token_counts.parquet",
     output:
         cosine="results/{model}/texts/{text}/frequency_cosine.parquet",
-    params:
-        code=library("measure_frequency_cosine"),
-        model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text]["include_padded"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
     log:
         "results/logs/{model}/texts/{text}/measure_frequency_cosine.log",
     benchmark:
@@ -131,6 +127,12 @@ rule measure_frequency_cosine:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("measure_frequency_cosine"),
+        model=model_spec,
+        include_padded=lambda wildcards: config["texts"][wildcards.text][
+            "include_padded"
+        ],
     script:
         "../workflow_scripts/measure_frequency_cosine.py"
 
@@ -141,9 +143,6 @@ rule compare_published:
         model=model_files,
     output:
         published="results/{model}/weights/published.parquet",
-    params:
-        code=library("compare_published"),
-        model=model_spec,
     log:
         "results/logs/{model}/weights/compare_published.log",
     benchmark:
@@ -154,5 +153,8 @@ rule compare_published:
         runtime=COMPUTE["runtime_minutes"],
         gpu=gpu("gpus"),
         gres=gpu("gres"),
+    params:
+        code=library("compare_published"),
+        model=model_spec,
     script:
         "../workflow_scripts/compare_published.py"

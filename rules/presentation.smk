@@ -12,7 +12,10 @@ SELECTION = "results/{model}/weights/selection.parquet"
 
 def in_report(path, caption):
     """A figure's svg with its caption and place in the report, and its other formats beside it."""
-    labels = {"model": "{model}", "text": "{text}" if "{text}" in path else "weights alone"}
+    labels = {
+        "model": "{model}",
+        "text": "{text}" if "{text}" in path else "weights alone",
+    }
     labels["figure"] = caption.replace("_", " ")
     svg = report(
         f"{path}.svg",
@@ -23,15 +26,16 @@ def in_report(path, caption):
     )
     return [svg, *(f"{path}.{suffix}" for suffix in FORMATS if suffix != "svg")]
 
+
 rule draw_norm_logitvar:
     """Norm against LogitVar of the last layer, selections marked."""
     input:
         neurons="results/{model}/weights/neurons.parquet",
         selection=SELECTION,
     output:
-        figures=in_report("results/{model}/weights/figures/norm_logitvar", "norm_logitvar"),
-    params:
-        code=library("draw_norm_logitvar"),
+        figures=in_report(
+            "results/{model}/weights/figures/norm_logitvar", "norm_logitvar"
+        ),
     log:
         "results/logs/{model}/weights/draw_norm_logitvar.log",
     benchmark:
@@ -41,6 +45,8 @@ rule draw_norm_logitvar:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_norm_logitvar"),
     script:
         "../workflow_scripts/draw_norm_logitvar.py"
 
@@ -53,9 +59,9 @@ rule draw_singular_values:
         null_space="results/{model}/weights/null_space.parquet",
         selection=SELECTION,
     output:
-        figures=in_report("results/{model}/weights/figures/singular_values", "singular_values"),
-    params:
-        code=library("draw_singular_values"),
+        figures=in_report(
+            "results/{model}/weights/figures/singular_values", "singular_values"
+        ),
     log:
         "results/logs/{model}/weights/draw_singular_values.log",
     benchmark:
@@ -65,6 +71,8 @@ rule draw_singular_values:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_singular_values"),
     script:
         "../workflow_scripts/draw_singular_values.py"
 
@@ -75,8 +83,6 @@ rule draw_published:
         published="results/{model}/weights/published.parquet",
     output:
         figures=in_report("results/{model}/weights/figures/published", "published"),
-    params:
-        code=library("draw_published"),
     log:
         "results/logs/{model}/weights/draw_published.log",
     benchmark:
@@ -86,6 +92,8 @@ rule draw_published:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_published"),
     script:
         "../workflow_scripts/draw_published.py"
 
@@ -97,10 +105,9 @@ rule draw_total_direct:
         selection=SELECTION,
         verification=f"{ABLATION}/verification.parquet",
     output:
-        figures=in_report("results/{model}/texts/{text}/figures/total_direct", "total_direct"),
-    params:
-        code=library("draw_total_direct"),
-        replacement=SHOWN,
+        figures=in_report(
+            "results/{model}/texts/{text}/figures/total_direct", "total_direct"
+        ),
     log:
         "results/logs/{model}/texts/{text}/draw_total_direct.log",
     benchmark:
@@ -110,6 +117,9 @@ rule draw_total_direct:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_total_direct"),
+        replacement=SHOWN,
     script:
         "../workflow_scripts/draw_total_direct.py"
 
@@ -122,10 +132,9 @@ rule draw_rho_mediation:
         selection=SELECTION,
         verification=f"{ABLATION}/verification.parquet",
     output:
-        figures=in_report("results/{model}/texts/{text}/figures/rho_mediation", "rho_mediation"),
-    params:
-        code=library("draw_rho_mediation"),
-        replacement=SHOWN,
+        figures=in_report(
+            "results/{model}/texts/{text}/figures/rho_mediation", "rho_mediation"
+        ),
     log:
         "results/logs/{model}/texts/{text}/draw_rho_mediation.log",
     benchmark:
@@ -135,6 +144,9 @@ rule draw_rho_mediation:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_rho_mediation"),
+        replacement=SHOWN,
     script:
         "../workflow_scripts/draw_rho_mediation.py"
 
@@ -146,10 +158,10 @@ rule draw_entropy_prediction:
         selection=SELECTION,
         verification=f"{ABLATION}/verification.parquet",
     output:
-        figures=in_report("results/{model}/texts/{text}/figures/entropy_prediction", "entropy_prediction"),
-    params:
-        code=library("draw_entropy_prediction"),
-        replacement=SHOWN,
+        figures=in_report(
+            "results/{model}/texts/{text}/figures/entropy_prediction",
+            "entropy_prediction",
+        ),
     log:
         "results/logs/{model}/texts/{text}/draw_entropy_prediction.log",
     benchmark:
@@ -159,6 +171,9 @@ rule draw_entropy_prediction:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_entropy_prediction"),
+        replacement=SHOWN,
     script:
         "../workflow_scripts/draw_entropy_prediction.py"
 
@@ -171,10 +186,10 @@ rule draw_synthetic_controls:
         selection=SELECTION,
         verification=f"{ABLATION}/verification.parquet",
     output:
-        figures=in_report("results/{model}/texts/{text}/figures/synthetic_controls", "synthetic_controls"),
-    params:
-        code=library("draw_synthetic_controls"),
-        replacement=SHOWN,
+        figures=in_report(
+            "results/{model}/texts/{text}/figures/synthetic_controls",
+            "synthetic_controls",
+        ),
     log:
         "results/logs/{model}/texts/{text}/draw_synthetic_controls.log",
     benchmark:
@@ -184,6 +199,9 @@ rule draw_synthetic_controls:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_synthetic_controls"),
+        replacement=SHOWN,
     script:
         "../workflow_scripts/draw_synthetic_controls.py"
 
@@ -193,9 +211,9 @@ rule draw_verification:
     input:
         verification=f"{ABLATION}/verification.parquet",
     output:
-        figures=in_report("results/{model}/texts/{text}/figures/verification", "verification"),
-    params:
-        code=library("draw_verification"),
+        figures=in_report(
+            "results/{model}/texts/{text}/figures/verification", "verification"
+        ),
     log:
         "results/logs/{model}/texts/{text}/draw_verification.log",
     benchmark:
@@ -205,8 +223,39 @@ rule draw_verification:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("draw_verification"),
     script:
         "../workflow_scripts/draw_verification.py"
+
+
+rule draw_overview:
+    """The main findings in one picture."""
+    input:
+        neurons="results/{model}/weights/neurons.parquet",
+        singular_values="results/{model}/weights/singular_values.parquet",
+        alignment="results/{model}/weights/alignment.parquet",
+        null_space="results/{model}/weights/null_space.parquet",
+        selection=SELECTION,
+        traces=f"{ABLATION}/traces.parquet",
+        effects=f"{ABLATION}/effects.parquet",
+        verification=f"{ABLATION}/verification.parquet",
+    output:
+        figures=in_report("results/{model}/texts/{text}/figures/overview", "overview"),
+    log:
+        "results/logs/{model}/texts/{text}/draw_overview.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/draw_overview.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        code=library("draw_overview"),
+        replacement=SHOWN,
+    script:
+        "../workflow_scripts/draw_overview.py"
 
 
 rule write_cards:
@@ -230,9 +279,6 @@ rule write_cards:
             subcategory="{model}",
             labels={"model": "{model}", "text": "{text}", "figure": "neuron cards"},
         ),
-    params:
-        code=library("write_cards"),
-        replacement=SHOWN,
     log:
         "results/logs/{model}/texts/{text}/write_cards.log",
     benchmark:
@@ -242,5 +288,8 @@ rule write_cards:
         mem_mb=2000,
         runtime=30,
         gpu=0,
+    params:
+        code=library("write_cards"),
+        replacement=SHOWN,
     script:
         "../workflow_scripts/write_cards.py"

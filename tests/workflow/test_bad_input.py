@@ -39,7 +39,9 @@ def test_the_configuration(project, path, value, message):
     assert message in refuse(project, set_value(project.config(), path, value))
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("tokenizer*", "holds no tokenizer"), ("*.safetensors", "holds no weights")])
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("tokenizer*", "holds no tokenizer"), ("*.safetensors", "holds no weights")]
+)
 def test_an_incomplete_model_directory(project, tiny_directory, pattern, message):
     broken = project.directory / "model"
     shutil.copytree(tiny_directory, broken, ignore=shutil.ignore_patterns(pattern))

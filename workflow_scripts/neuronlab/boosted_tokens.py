@@ -1,0 +1,81 @@
+"""The tokens that a neuron promotes and suppresses most, and every token as its tokenizer spells it.
+
+A token is promoted where cos(w_out, W_U column) is largest; the cosine, not the logit, so that long columns of
+W_U do not stand at the top of every neuron's list.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from neuronlab.models import ModelSpec, load_model
+from neuronlab.readout import Readout
+from neuronlab.tables import Provenance, read_table, write_table
+
+
+def boosted(
+    w: Float[Tensor, "neurons d"], readout: Readout, count: int
+) -> tuple[Float[Tensor, "neurons ranks"], Float[Tensor, "neurons ranks"]]:
+    """Token ids and cosines of the `count` most promoted tokens, then of the `count` most suppressed ones.
+
+    Both parts begin with the extreme. Ids that only pad the vocabulary are left out; equal cosines stand in the
+    order of their ids. Fewer than 2 `count` real ids give lists that overlap.
+    """
+    ids = readout.real.nonzero().flatten()
+    columns = readout.W[:, ids].double()
+    columns = columns / columns.norm(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
+    unit = w.double() / w.double().norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    cosine = unit @ columns
+    order = cosine.argsort(dim=1, descending=True, stable=True)
+    chosen = torch.cat([order[:, :count], order[:, -count:].flip(1)], dim=1)
+    return ids[chosen], cosine.gather(1, chosen)
+
+
+def spell_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
+    """Every id as text: decoded by itself, so that a leading space is a space; ids without a token are named."""
+    known = set(tokenizer.get_vocab().values())
+    return [tokenizer.decode([token]) if token in known else f"<padding {token}>" for token in range(d_vocab)]
+
+
+def boost_tokens(
+    *,
+    model: ModelSpec,
+    selection: str | Path,
+    boosted_tokens: str | Path,
+    token_strings: str | Path,
+    count: int,
+    provenance: Provenance | None = None,
+) -> None:
+    """Rule `boost_tokens`: for every selected neuron, `count` tokens at either end; and all tokens' spelling.
+
+    Raises:
+        ModelError, TableError: unusable model or selection.
+    """
+    chosen = read_table(selection, "selection").filter(pl.col("kind") == "selection")
+    loaded = load_model(model)
+    readout = loaded.readout()
+    strings = spell_tokens(loaded.tokenizer, loaded.d_vocab)
+    frames = []
+    for (layer,), neurons in (
+        chosen.select("layer", "neuron").unique().sort("layer", "neuron").group_by("layer", maintain_order=True)
+    ):
+        tokens, cosines = boosted(loaded.w_out(layer)[neurons["neuron"].to_list()], readout, count)
+        n = tokens.shape[1] // 2
+        ranks = [*range(n), *range(-1, -n - 1, -1)]
+        for neuron, row, values in zip(neurons["neuron"], tokens.tolist(), cosines.tolist(), strict=True):
+            spelled = [strings[token] for token in row]
+            frames.append(
+                pl.DataFrame({"rank": ranks, "token": row, "token_string": spelled, "cosine": values}).with_columns(
+                    layer=layer, neuron=neuron
+                )
+            )
+    empty = pl.DataFrame(schema=["layer", "neuron", "rank", "token", "token_string", "cosine"])
+    write_table(pl.concat(frames) if frames else empty, boosted_tokens, "boosted_tokens", provenance)
+    spelling = pl.DataFrame({"token": range(len(strings)), "string": strings})
+    write_table(spelling, token_strings, "token_strings", provenance)
