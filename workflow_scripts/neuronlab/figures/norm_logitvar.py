@@ -119,7 +119,9 @@ def chart(
     Args:
         sets: names of the sets to highlight, first come first coloured; all selections if not given.
     """
-    frame = prepare(neurons, selection, sets)
+    everything = prepare(neurons, selection, sets)
+    frame = everything.drop_nulls("logit_var")
+    silent = len(everything) - len(frame)
     x, y = axes(frame)
     panel, notes = scatter(frame, x, y)
     none = groups.highlighted_sets(selection, sets) == []
@@ -133,6 +135,7 @@ def chart(
     subtitle = [
         theme.about(model, text, f"layer {layer} (last)", theme.count(len(frame), "neuron")),
         "no neuron selected" if none else None,
+        f"{theme.count(silent, 'neuron')} left out: output weights are zero" if silent else None,
         *notes,
         "histograms: all neurons of the layer; ticks: the highlighted ones",
     ]

@@ -40,11 +40,11 @@ def _titled(panel: alt.TopLevelMixin, letter: str, title: str, subtitle: str) ->
 
 
 def _weights(tables: Tables, sets: Sequence[str] | None) -> tuple[alt.TopLevelMixin, dict[str, int]]:
-    frame = norm_logitvar.prepare(tables["neurons"], tables["selection"], sets)
+    frame = norm_logitvar.prepare(tables["neurons"], tables["selection"], sets).drop_nulls("logit_var")
     x, y = norm_logitvar.axes(frame, WIDTH, HEIGHT, "LogitVar")
     panel, _ = norm_logitvar.scatter(frame, x, y, legend=False, labels=LABELS)
     return _titled(
-        panel, "a", "Norm and LogitVar of the output weights", "entropy neurons: long, and hardly visible to the logits"
+        panel, "a", "Norm and LogitVar of the output weights", "one point per neuron of the last layer"
     ), groups.group_counts(frame)
 
 

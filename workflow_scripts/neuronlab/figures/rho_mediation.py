@@ -29,7 +29,7 @@ def prepare(
     sets: Sequence[str] | None,
     outcome: str = "loss",
 ) -> tuple[pl.DataFrame, int]:
-    """One row per neuron with neuron, label, group, rho, m, m_low, m_high, dh; and how many have no m."""
+    """One row per neuron with neuron, label, group, rho, m, m_low, m_high, dh; and how many lack m or rho."""
     frame, _ = effects_data.with_groups(effects, selection, sets)
     frame = effects_data.join_rho(frame, null_space, k).select(
         "neuron",
@@ -42,7 +42,8 @@ def prepare(
         m_high=f"m_{outcome}_high",
         dh="te_entropy",
     )
-    return frame.drop_nulls(["m", "dh"]), int(frame["m"].null_count())
+    kept = frame.drop_nulls(["m", "dh", "rho"])
+    return kept, len(frame) - len(kept)
 
 
 def panel(
@@ -125,7 +126,7 @@ def panel(
     placed = points.place_labels(to_label, x, y, obstacles=shown)
     layers = [zero, back, edge_marks, bars, front, *points.label_layer(placed, x, y, groups.text_colour(marks))]
     if expected is not None:
-        at = pl.DataFrame({"rho": [expected], "name": [f"random direction: √(k/d) = {expected:.2f}"]})
+        at = pl.DataFrame({"rho": [expected], "name": [f"random direction: {expected:.2f}"]})
         layers.insert(0, alt.Chart(at).mark_rule(color="#9aa3ac", strokeDash=[4, 3]).encode(x=x.x()))
         layers.append(
             alt.Chart(at)
@@ -169,8 +170,8 @@ def chart(
     if not len(frame):
         return theme.finish(theme.note_chart("no neuron has a total effect above the floor"), TITLE, about)
     # rho_excess is rho - sqrt(k/d): their difference is what a random direction would have.
-    first = null_space.filter(pl.col("k") == k).row(0, named=True)
-    expected = first["rho"] - first["rho_excess"]
+    first = null_space.filter(pl.col("k") == k).drop_nulls(["rho", "rho_excess"]).head(1)
+    expected = float((first["rho"] - first["rho_excess"]).item())
     made, notes = panel(frame, k=k, expected=expected, outcome=outcome)
     return theme.finish(made, TITLE, [*about, *notes])
 

@@ -50,7 +50,7 @@ def bin_profile(frame: pl.DataFrame, low: int, high: int, bins: int = BINS) -> p
 
 
 def group_rms(frame: pl.DataFrame, low: int, high: int, bins: int = BINS) -> pl.DataFrame:
-    """Root mean square of the cosine over each group's neurons (and over the directions of a bin): set, index, cosine."""
+    """Root mean square of the cosine over a group and over the directions of a bin: set, index, cosine."""
     width = max(1, int(np.ceil((high - low) / bins)))
     here = frame.filter(pl.col("index").is_between(low, high - 1))
     start = ((pl.col("index") - low) // width * width + low).alias("start")
