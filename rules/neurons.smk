@@ -39,6 +39,7 @@ rule select_neurons:
     input:
         neurons="results/{model}/weights/neurons.parquet",
         null_space="results/{model}/weights/null_space.parquet",
+        singular_values="results/{model}/weights/singular_values.parquet",
     output:
         selection="results/{model}/weights/selection.parquet",
     log:
@@ -105,7 +106,7 @@ rule boost_tokens:
     params:
         code=library("boost_tokens"),
         model=model_spec,
-        count=10,
+        shown=10,
     script:
         "../workflow_scripts/boost_tokens.py"
 

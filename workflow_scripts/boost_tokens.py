@@ -10,6 +10,6 @@ with job(snakemake) as run:
         selection=snakemake.input.selection,
         boosted_tokens=snakemake.output.boosted,
         token_strings=snakemake.output.strings,
-        count=snakemake.params.count,
+        count=snakemake.params.shown,
         provenance=run.provenance,
     )

@@ -1,0 +1,20 @@
+"""Rule `write_cards`."""
+
+from neuronlab.cards import write_cards
+from neuronlab.jobs import job
+
+with job(snakemake) as run:
+    write_cards(
+        neurons=snakemake.input.neurons,
+        null_space=snakemake.input.null_space,
+        selection=snakemake.input.selection,
+        boosted=snakemake.input.boosted,
+        strings=snakemake.input.strings,
+        tokens=snakemake.input.tokens,
+        statistics=snakemake.input.statistics,
+        effects=snakemake.input.effects,
+        traces=snakemake.input.traces,
+        cards=snakemake.output.cards,
+        replacement=snakemake.params.replacement,
+        provenance=run.provenance,
+    )
