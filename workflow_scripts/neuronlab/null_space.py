@@ -26,16 +26,13 @@ from jaxtyping import Float, Float64
 from scipy.stats import beta
 from torch import Tensor
 
+from neuronlab.null_space_size import NullSpaceError, resolve_k
 from neuronlab.readout import Readout
 
 VOCABULARY_TILE = 8192
 NUMERICAL_ZERO = 1e-7  # of the largest singular value; see Precision above
 TAIL_SHARE = 4  # the lower tail is the lowest 1/4 of the singular values
 NULL_DRAWS = 99
-
-
-class NullSpaceError(ValueError):
-    """A null space that cannot be: k outside 1..d, or weights that are zero or not finite."""
 
 
 @dataclass(frozen=True)
@@ -175,21 +172,6 @@ def drop_p_value(spectrum: Spectrum, vocab: int, seed: int) -> float:
         simulated = torch.linalg.eigvalsh(scaled @ scaled.T).flip(0).clamp(min=0).sqrt().cpu().numpy()
         exceeding += largest_tail_ratio(simulated)[1] >= observed
     return (1 + exceeding) / (1 + draws)
-
-
-def resolve_k(k: float, d: int, where: str = "null_space_k") -> int:
-    """A configured null-space size as a number of directions: whole numbers as they are, fractions as shares of d.
-
-    Raises:
-        NullSpaceError: for k below 1 (0 directions), above d, or neither whole nor a fraction.
-    """
-    if 0 < k < 1:
-        return max(1, round(k * d))
-    if k != int(k) or k < 1:
-        raise NullSpaceError(f"{where}: {k} is neither a whole number of directions nor a share of d between 0 and 1")
-    if k > d:
-        raise NullSpaceError(f"{where}: k = {int(k)} is larger than the model's width d = {d}; give at most {d}")
-    return int(k)
 
 
 def null_space_shares(

@@ -27,11 +27,11 @@ from neuronlab.null_space import (
     drop_p_value,
     null_space_shares,
     random_share,
-    resolve_k,
     share_survival,
     spectrum,
     successive_ratios,
 )
+from neuronlab.null_space_size import resolve_k
 from neuronlab.readout import Readout
 from neuronlab.tables import Provenance, read_table, write_table
 
