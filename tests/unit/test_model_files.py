@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from neuronlab.model_files import (
     DEMO_CHECKPOINTS,
     ModelError,
@@ -26,6 +24,7 @@ from neuronlab.model_files import (
 )
 from neuronlab.models import load_model
 from neuronlab.vocabulary import load_vocabulary
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from neuronlab.models import HookError, ModelError, ModelSpec, load_model, resolve_device
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
-
-from neuronlab.models import HookError, ModelError, ModelSpec, load_model, resolve_device
 
 # Token 1 is EOS: documents are joined with it, so it must not be taken for padding.
 TOKENS = torch.randint(0, 196, (3, 40), generator=torch.Generator().manual_seed(1))
