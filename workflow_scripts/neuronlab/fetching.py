@@ -122,7 +122,9 @@ def fetch_text(
 
     name = _required(text.name, f"{text.where}.name")
     with _clear_errors(text.where, name, text.revision):
-        commit = HfApi().dataset_info(name, revision=text.revision).sha
+        api = HfApi()
+        api.auth_check(name, repo_type="dataset")
+        commit = api.dataset_info(name, revision=text.revision).sha
     streaming = text.max_documents is not None
     with _clear_errors(text.where, name, text.revision):
         rows = load_dataset(name, text.subset, split=text.split, revision=commit, streaming=streaming)
@@ -205,7 +207,10 @@ def _keep_whole_files(source: Path, destination: Path, hashes: dict[str, str]) -
         if not (source / file).is_file():
             continue
         if file_record(source / file)["sha256"] == expected:
-            (destination / file).hardlink_to(source / file)
+            try:
+                (destination / file).hardlink_to(source / file)
+            except OSError:  # not every file system has links
+                shutil.copy2(source / file, destination / file)
         else:
             print(f"{source / file}: sha256 differs from the hub's (damaged, or of another revision); fetched again")
 

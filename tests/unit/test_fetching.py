@@ -1,0 +1,302 @@
+"""Fetching from a hub that is faked: real exception classes, a tiny local directory in place of downloads."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import huggingface_hub.errors as hub
+import pytest
+from huggingface_hub import utils as hub_utils
+from neuronlab import fetching
+from neuronlab.documents import TextSpec
+from neuronlab.fetching import FetchError, fetch_model, fetch_text
+from neuronlab.model_files import ModelError, ModelSpec, check_manifest
+from neuronlab.models import load_model
+from neuronlab.tables import read_table
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SPEC = ModelSpec("mine", "hub", name="owner/tiny", revision="main", device="cpu")
+TEXT = TextSpec("mine", source="hub", name="owner/words", revision="main", max_documents=3)
+
+
+HTTPX = importlib.import_module(hub.Response.__module__.split(".")[0])  # the client that this version of the hub uses
+
+
+def http_error(kind: type[hub.HfHubHTTPError], status: int) -> hub.HfHubHTTPError:
+    """A hub error as the library makes it, with a response."""
+    request = HTTPX.Request("GET", "https://huggingface.co/owner/tiny")
+    return kind("refused", response=HTTPX.Response(status, request=request))
+
+
+FAULTS = {
+    "gated": (lambda: http_error(hub.GatedRepoError, 403), r"\.name: '.*' is gated: accept its terms .* HF_TOKEN"),
+    "unknown": (
+        lambda: http_error(hub.RepositoryNotFoundError, 404),
+        r"\.name: the hub knows no '.*', or it is private",
+    ),
+    "revision": (lambda: http_error(hub.RevisionNotFoundError, 404), r"\.revision: '.*' has no revision 'main'"),
+    "server": (lambda: http_error(hub.HfHubHTTPError, 500), r"the hub refused"),
+    "offline": (lambda: hub.OfflineModeIsEnabled("offline"), "the hub cannot be reached .* HF_HUB_OFFLINE"),
+    "not cached": (lambda: hub.LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
+    "no host": (lambda: HTTPX.ConnectError("Name or service not known"), "the hub cannot be reached"),
+    "no network": (lambda: ConnectionError("Couldn't reach"), "the hub cannot be reached"),
+    "name": (lambda: hub.HFValidationError("bad name"), r"\.name: '.*' is no name on the hub .* write owner/name"),
+}
+
+
+class FakeHub:
+    """Serves the files of a directory as `owner/tiny`, and notes what is downloaded."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.faults: dict[str, Exception] = {}
+        self.downloads: list[str] = []
+        self.damage: set[str] = set()
+
+    def _fail(self, call: str) -> None:
+        if call in self.faults:
+            raise self.faults[call]
+
+    def auth_check(self, name, *, repo_type="model"):
+        self._fail("auth_check")
+
+    def model_info(self, name, *, revision, files_metadata):
+        self._fail("model_info")
+        files = [file for file in sorted(self.directory.rglob("*")) if file.is_file()]
+        siblings = []
+        for file in files:
+            large = file.suffix in (".safetensors", ".bin")
+            lfs = SimpleNamespace(sha256=hashlib.sha256(file.read_bytes()).hexdigest()) if large else None
+            siblings.append(SimpleNamespace(rfilename=str(file.relative_to(self.directory)), lfs=lfs))
+        return SimpleNamespace(sha=COMMIT, siblings=siblings)
+
+    def dataset_info(self, name, *, revision):
+        self._fail("dataset_info")
+        return SimpleNamespace(sha=COMMIT)
+
+    def snapshot_download(self, name, *, revision, allow_patterns, local_dir):
+        self._fail("snapshot_download")
+        assert revision == COMMIT  # what was looked at is what is fetched, whatever `main` has become
+        for file in self.directory.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                self.downloads.append(file.name)
+                content = file.read_bytes()
+                (local_dir / file.name).write_bytes(content[:-9] if file.name in self.damage else content)
+        (local_dir / ".cache").mkdir(exist_ok=True)
+
+
+@pytest.fixture
+def fake(tiny_directories, tmp_path, monkeypatch):
+    """A hub with a tiny GPT-2."""
+    served = FakeHub(Path(shutil.copytree(tiny_directories["gpt2"], tmp_path / "served")))
+    monkeypatch.setattr(fetching, "HfApi", lambda: served)
+    monkeypatch.setattr(fetching, "snapshot_download", served.snapshot_download)
+    return served
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return tmp_path / "inputs" / "models" / "mine" / "manifest.json"
+
+
+# ---- models
+
+
+def test_a_fetched_model_is_whole_and_loads(fake, manifest):
+    (fake.directory / "onnx").mkdir()
+    for extra in ("onnx/model.onnx", "tf_model.h5", "pytorch_model.bin", "modeling.py", "consolidated.safetensors"):
+        (fake.directory / extra).write_bytes(b"x")
+    fetch_model(model=SPEC, manifest=manifest)
+    record = json.loads(manifest.read_text())
+    assert (record["name"], record["revision"], record["commit"]) == ("owner/tiny", "main", COMMIT)
+    fetched = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert set(record["files"]) == fetched
+    assert {path.name for path in manifest.parent.iterdir()} == fetched | {"manifest.json"}
+    assert [path.name for path in manifest.parent.parent.iterdir()] == ["mine"]  # no temporary folder stays
+    check_manifest(manifest.parent, "models.mine", hashes=True)
+    spec = ModelSpec("mine", "hub", path=str(manifest.parent), name="owner/tiny", revision="main", device="cpu")
+    assert load_model(spec).d_model == 32
+
+
+def test_code_is_fetched_only_where_it_is_trusted(fake, manifest):
+    (fake.directory / "modeling.py").write_text("raise SystemExit")
+    fetch_model(model=ModelSpec("mine", "hub", name="owner/tiny", trust_remote_code=True), manifest=manifest)
+    assert (manifest.parent / "modeling.py").is_file()
+
+
+def test_bin_weights_only_where_there_are_no_safetensors(fake, manifest):
+    weights = fake.directory / "model.safetensors"
+    weights.rename(fake.directory / "pytorch_model.bin")
+    fetch_model(model=SPEC, manifest=manifest)
+    assert (manifest.parent / "pytorch_model.bin").is_file()
+
+
+def test_sharded_weights_come_with_their_index(fake, manifest):
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (fake.directory / "model.safetensors").unlink()
+    for name in names:
+        (fake.directory / name).write_bytes(name.encode())
+    index = {"weight_map": {str(i): name for i, name in enumerate(names)}}
+    (fake.directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    fetch_model(model=SPEC, manifest=manifest)
+    assert {*names, "model.safetensors.index.json"} <= set(json.loads(manifest.read_text())["files"])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("call", ["auth_check", "model_info", "snapshot_download"])
+def test_faults_of_the_hub_are_told_clearly(fake, manifest, fault, call):
+    make, words = FAULTS[fault]
+    fake.faults[call] = make()
+    with pytest.raises(FetchError, match=r"^models\.mine" + words if words.startswith(r"\.") else words):
+        fetch_model(model=SPEC, manifest=manifest)
+    assert not manifest.parent.exists()
+    assert "model.safetensors" not in fake.downloads
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("config.json", "holds no config.json"), ("tokenizer.json", "no tokenizer"), ("model.safetensors", "no weights")],
+)
+def test_what_cannot_be_a_model_is_seen_before_anything_is_fetched(fake, manifest, file, words):
+    (fake.directory / file).unlink()
+    with pytest.raises(FetchError, match=r"models\.mine\.name: 'owner/tiny'") as caught:
+        fetch_model(model=SPEC, manifest=manifest)
+    assert words in str(caught.value)
+    assert fake.downloads == []
+
+
+def test_an_unsupported_model_is_seen_before_its_weights_are_fetched(fake, manifest):
+    (fake.directory / "config.json").write_text(json.dumps({"model_type": "mixtral", "num_local_experts": 8}))
+    with pytest.raises(ModelError, match=r"models\.mine: .* mixture of 8 experts"):
+        fetch_model(model=SPEC, manifest=manifest)
+    assert fake.downloads == ["config.json"]
+
+
+def test_a_damaged_download_leaves_nothing(fake, manifest):
+    fake.damage = {"model.safetensors"}
+    with pytest.raises(FetchError, match=r"models\.mine: 'model\.safetensors' of 'owner/tiny' arrived damaged"):
+        fetch_model(model=SPEC, manifest=manifest)
+    assert list(manifest.parent.parent.iterdir()) == []
+
+
+def test_whole_files_are_used_again_and_damaged_ones_fetched_again(fake, manifest, capsys):
+    fetch_model(model=SPEC, manifest=manifest)
+    first = manifest.read_bytes()
+    manifest.unlink()  # as Snakemake does before it runs a rule again
+    fake.downloads.clear()
+    fetch_model(model=SPEC, manifest=manifest)
+    assert "model.safetensors" not in fake.downloads
+    assert manifest.read_bytes() == first
+    weights = manifest.parent / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    fake.downloads.clear()
+    fetch_model(model=SPEC, manifest=manifest)
+    assert "model.safetensors" in fake.downloads
+    assert "model.safetensors: sha256 differs from the hub's" in capsys.readouterr().out
+    assert manifest.read_bytes() == first
+    check_manifest(manifest.parent, "models.mine", hashes=True)
+
+
+def test_a_failed_fetch_keeps_what_was_there(fake, manifest):
+    fetch_model(model=SPEC, manifest=manifest)
+    before = {path.name: path.read_bytes() for path in manifest.parent.iterdir()}
+    (fake.directory / "model.safetensors").write_bytes(b"another revision")
+    fake.damage = {"model.safetensors"}
+    with pytest.raises(FetchError, match="arrived damaged"):
+        fetch_model(model=SPEC, manifest=manifest)
+    assert {path.name: path.read_bytes() for path in manifest.parent.iterdir()} == before
+
+
+def test_a_name_is_needed(manifest):
+    with pytest.raises(FetchError, match=r"models\.mine\.name is missing"):
+        fetch_model(model=ModelSpec("mine", "hub"), manifest=manifest)
+
+
+def test_the_real_library_says_offline(manifest, monkeypatch):
+    """No fake: with HF_HUB_OFFLINE the library itself refuses."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub_utils.close_session()
+    with pytest.raises(FetchError, match=r"models\.mine: the hub cannot be reached for 'owner/tiny'"):
+        fetch_model(model=SPEC, manifest=manifest)
+
+
+# ---- texts
+
+
+ROWS = [{"text": "one", "n": 1}, {"text": "", "n": 2}, {"text": None, "n": 3}, {"text": "two", "n": 4}] + [
+    {"text": f"more {n}", "n": n} for n in range(5, 9)
+]
+
+
+@pytest.fixture
+def fake_text(fake, monkeypatch):
+    """A hub with a data set; `fake_text.calls` notes what is asked of `datasets`."""
+    fake.calls = []
+
+    def load_dataset(name, subset, *, split, revision, streaming):
+        fake._fail("load_dataset")
+        fake.calls.append((name, subset, split, revision, streaming))
+        return iter(ROWS) if streaming else ROWS
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return fake
+
+
+def fetch(tmp_path, text=TEXT):
+    paths = {"documents": tmp_path / "documents.parquet", "manifest": tmp_path / "manifest.json"}
+    fetch_text(text=text, **paths)
+    return read_table(paths["documents"], "documents"), json.loads(paths["manifest"].read_text())
+
+
+def test_a_fetched_text_is_documents_with_a_manifest(fake_text, tmp_path):
+    frame, record = fetch(tmp_path)
+    assert frame.rows() == [(0, "one"), (1, "two"), (2, "more 5")]
+    assert fake_text.calls == [("owner/words", None, "train", COMMIT, True)]  # streamed: only what is needed
+    assert (record["name"], record["commit"], record["documents"]) == ("owner/words", COMMIT, 3)
+    content = (tmp_path / "documents.parquet").read_bytes()
+    assert record["files"]["documents.parquet"]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_without_a_limit_the_whole_text_is_fetched(fake_text, tmp_path):
+    frame, _ = fetch(tmp_path, TextSpec("mine", source="hub", name="owner/words", subset="en", split="test"))
+    assert frame["text"].to_list() == ["one", "two", "more 5", "more 6", "more 7", "more 8"]
+    assert fake_text.calls == [("owner/words", "en", "test", COMMIT, False)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("call", ["auth_check", "dataset_info", "load_dataset"])
+def test_faults_of_the_hub_are_told_clearly_for_texts(fake_text, tmp_path, fault, call):
+    make, words = FAULTS[fault]
+    fake_text.faults[call] = make()
+    with pytest.raises(FetchError, match=r"^texts\.mine" + words if words.startswith(r"\.") else words):
+        fetch(tmp_path)
+    assert not list(tmp_path.glob("*.parquet")) + list(tmp_path.glob("*.json"))
+
+
+def test_unknown_subset_and_split_pass_on_what_the_library_lists(fake_text, tmp_path):
+    fake_text.faults["load_dataset"] = ValueError("Unknown split \"tran\". Should be one of ['train', 'test'].")
+    with pytest.raises(FetchError, match=r"texts\.mine: 'owner/words' cannot be read: Unknown split .*'train', 'test'"):
+        fetch(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [("body", "has no column 'body'; it has n, text"), ("n", "'n' of 'owner/words' holds int")]
+)
+def test_unknown_or_unfit_column(fake_text, tmp_path, column, words):
+    with pytest.raises(FetchError, match=r"texts\.mine\.column: ") as caught:
+        fetch(tmp_path, TextSpec("mine", source="hub", name="owner/words", column=column))
+    assert words in str(caught.value)
+    assert not (tmp_path / "documents.parquet").exists()
+
+
+def test_a_text_without_documents(fake_text, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: [{"text": " "}])
+    with pytest.raises(FetchError, match=r"texts\.mine: split 'train' of 'owner/words' holds no text"):
+        fetch(tmp_path)
