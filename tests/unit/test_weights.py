@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from neuronlab import weights
 from neuronlab.models import ModelSpec
-from neuronlab.null_space import NullSpaceError, spectrum
+from neuronlab.null_space import NullSpaceError, automatic_k, spectrum
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import check_frame, read_table, write_table
 
@@ -136,12 +136,20 @@ def test_a_zero_column_has_cosine_zero(tiny_model):
 
 
 def test_sizes_are_configured_once_and_the_automatic_one_is_added(tiny_model):
-    directions = spectrum(tiny_model("llama").readout())
-    sizes = weights.null_space_sizes([4, 0.125, 0.5], directions, "here")
-    assert sizes[:2] == [(4, "configured"), (16, "configured")]
-    assert sizes[2][1] == "automatic"
+    assert weights.configured_sizes([4, 0.125, 0.5], 32, "here") == [4, 16]
     with pytest.raises(NullSpaceError, match=r"here: k = 33 is larger than the model's width d = 32"):
-        weights.null_space_sizes([33], directions, "here")
+        weights.configured_sizes([33], 32, "here")
+    model = tiny_model("llama")
+    _, null_space, singular_values = weights.measure_model(
+        model, [4, 0.125], include_padded=False, neurons_per_tile=64, seed=0
+    )
+    automatic = automatic_k(spectrum(model.readout()))
+    assert set(null_space.select("k", "k_rule").rows()) == {(4, "configured"), (automatic, "automatic")}
+    assert len(null_space) == 2 * 2 * 48
+    assert singular_values["automatic"].sum() == automatic
+    ratios = singular_values["singular_value"][:-1] / singular_values["singular_value"][1:]
+    np.testing.assert_allclose(singular_values["ratio"][:-1], ratios)
+    assert singular_values["ratio"].null_count() == 1
 
 
 def test_rules_write_their_tables(tiny_directories, tmp_path):

@@ -19,7 +19,7 @@ from neuronlab.null_space import null_space_shares, spectrum
 from neuronlab.published_models import VALUES, PublishedModel, published_models, published_name
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import Provenance, write_table
-from neuronlab.weights import profile_moments, unit_columns
+from neuronlab.weights import norms, profile_moments, unit_columns
 
 MEASURES = ("rho", "logit_var", "norm")
 COLUMNS = {"model": pl.String, "study": pl.String, "list": pl.String, "layer": pl.Int32, "neuron": pl.Int32} | {
@@ -55,7 +55,7 @@ def measure_published(model: Model, values: pl.DataFrame, *, include_padded: boo
         w = model.w_out(int(layer))[rows["neuron"].to_list()]
         found: dict[str, Sequence[float]] = {
             "logit_var": profile_moments(w, columns).logit_var,
-            "norm": w.double().norm(dim=1).tolist(),
+            "norm": norms(w),
         }
         if k is not None:
             found["rho"] = null_space_shares(w, directions, [int(k)])[0]

@@ -9,7 +9,7 @@ that writes nothing has norm 0 and no other measure: its row holds nulls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from neuronlab.null_space_size import resolve_k
 from neuronlab.readout import Readout
 from neuronlab.tables import Provenance, read_table, write_table
 
-NEURONS_PER_BLOCK, TOKENS_PER_BLOCK = 512, 2048  # of the cosine matrix: 4 MiB in float32, which stays in the cache
+NEURONS_PER_BLOCK, TOKENS_PER_BLOCK = 256, 1024  # of the cosine matrix: 1 MiB in float32, which stays in the cache
 MEASURES = ("logit_var", "vocab_mean", "vocab_var", "vocab_skew", "vocab_kurt", "unembed_gain")
 
 
@@ -85,37 +85,31 @@ def profile_moments(
     Args:
         w: output weights, any length.
         columns: unit vectors, from `unit_columns`.
-        neurons_per_tile: neurons whose unit weights are held at once.
+        neurons_per_tile: neurons whose profiles are worked on at once, up to `NEURONS_PER_BLOCK`.
     """
     n_tokens, device = columns.shape[1], columns.device
     wide = torch.float32 if device.type == "mps" else torch.float64
     centre = torch.stack([part.to(wide).sum(1) for part in columns.split(TOKENS_PER_BLOCK, dim=1)]).sum(0) / n_tokens
     results: list[Float64[np.ndarray, "moments neurons"]] = []
-    for tile in _blocks(len(w), neurons_per_tile):
-        for block in _blocks(tile.stop - tile.start, NEURONS_PER_BLOCK, tile.start):
-            part = w[block].to(device=device, dtype=wide)
-            norm = part.norm(dim=1, keepdim=True)
-            unit = part / torch.where(norm > 0, norm, torch.nan)
-            mean = unit @ centre
-            sums = torch.zeros(3, len(part), dtype=wide, device=device)
-            unit, offset = unit.to(columns.dtype), mean.to(columns.dtype)[:, None]
-            for start in range(0, n_tokens, TOKENS_PER_BLOCK):
-                deviation = unit @ columns[:, start : start + TOKENS_PER_BLOCK] - offset
-                square = deviation * deviation
-                sums[0] += square.sum(1)
-                sums[1] += deviation.mul_(square).sum(1)
-                sums[2] += square.mul_(square).sum(1)
-            results.append(torch.cat([mean[None], sums / n_tokens]).double().cpu().numpy())
+    for weights in w.split(min(neurons_per_tile, NEURONS_PER_BLOCK)):
+        part = weights.to(device=device, dtype=wide)
+        norm = part.norm(dim=1, keepdim=True)
+        unit = part / torch.where(norm > 0, norm, torch.nan)
+        mean = unit @ centre
+        sums = torch.zeros(3, len(part), dtype=wide, device=device)
+        unit, offset = unit.to(columns.dtype), mean.to(columns.dtype)[:, None]
+        for tokens in columns.split(TOKENS_PER_BLOCK, dim=1):
+            deviation = unit @ tokens - offset
+            square = deviation * deviation
+            sums[0] += square.sum(1)
+            sums[1] += deviation.mul_(square).sum(1)
+            sums[2] += square.mul_(square).sum(1)
+        results.append(torch.cat([mean[None], sums / n_tokens]).double().cpu().numpy())
     mean, second, third, fourth = np.concatenate(results, axis=1)
     # A profile that is flat to rounding (a direction that W_U does not read at all) has no shape.
     varies = second > 1e-24
     spread = np.where(varies, second, np.nan)
     return Profile(mean, second, third / spread**1.5, fourth / spread**2, n_tokens)
-
-
-def _blocks(n: int, size: int, offset: int = 0) -> Iterator[slice]:
-    for start in range(offset, offset + n, size):
-        yield slice(start, min(start + size, offset + n))
 
 
 def unembed_gain(w: Float[Tensor, "neurons d"], product: Float64[Tensor, "d d"]) -> Float64[np.ndarray, " neurons"]:
@@ -145,8 +139,8 @@ def neuron_rows(
         {
             "layer": np.full(len(w_out), layer),
             "neuron": np.arange(len(w_out)),
-            "norm": _norms(w_out),
-            "norm_in": _norms(w_in),
+            "norm": norms(w_out),
+            "norm_in": norms(w_in),
             "logit_var": profile.logit_var,
             "vocab_mean": profile.mean,
             "vocab_var": profile.var,
@@ -158,7 +152,8 @@ def neuron_rows(
     return frame.with_columns(pl.col(MEASURES).fill_nan(None))
 
 
-def _norms(w: Float[Tensor, "neurons d"]) -> Float64[np.ndarray, " neurons"]:
+def norms(w: Float[Tensor, "neurons d"]) -> Float64[np.ndarray, " neurons"]:
+    """|w| of every neuron, in float64."""
     return w.cpu().double().norm(dim=1).numpy()
 
 
@@ -202,23 +197,24 @@ def singular_value_rows(directions: Spectrum, k: int, p_value: float) -> pl.Data
     ).with_columns(pl.col("ratio").fill_nan(None))
 
 
-def null_space_sizes(null_space_k: Sequence[float], directions: Spectrum, where: str) -> list[tuple[int, str]]:
-    """Configured sizes, each once and in order, and the automatic one: (k, rule) pairs.
+def configured_sizes(null_space_k: Sequence[float], d: int, where: str) -> list[int]:
+    """The configured sizes of the null space as numbers of directions, each once and in order.
 
     Raises:
         NullSpaceError: for a size that cannot be; the message names `where`.
     """
-    configured = dict.fromkeys(resolve_k(k, directions.d, where) for k in null_space_k)
-    return [*((k, "configured") for k in configured), (automatic_k(directions), "automatic")]
+    return list(dict.fromkeys(resolve_k(k, d, where) for k in null_space_k))
 
 
 def measure_model(
     model: Model, null_space_k: Sequence[float], *, include_padded: bool, neurons_per_tile: int, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """The tables neurons, null_space and singular_values of a loaded model (see `measure_neurons`)."""
+    configured = configured_sizes(null_space_k, model.d_model, f"weights.null_space_k ({model.spec.where})")
     readout = model.readout()
     directions = spectrum(readout)
-    sizes = null_space_sizes(null_space_k, directions, f"null_space_k (for models.{model.spec.key})")
+    automatic = automatic_k(directions)
+    sizes = [*((k, "configured") for k in configured), (automatic, "automatic")]
     p_value = drop_p_value(directions, readout.vocab, seed)
     columns = unit_columns(readout, include_padded)
     neurons, shares = [], []
@@ -226,7 +222,7 @@ def measure_model(
         w_out = model.w_out(layer)
         neurons.append(neuron_rows(layer, w_out, model.w_in(layer), columns, directions.gram, neurons_per_tile))
         shares.append(null_space_rows(layer, w_out, directions, sizes))
-    singular_values = singular_value_rows(directions, sizes[-1][0], p_value)
+    singular_values = singular_value_rows(directions, automatic, p_value)
     return pl.concat(neurons), pl.concat(shares), singular_values
 
 
