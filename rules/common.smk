@@ -19,6 +19,8 @@ from neuronlab.configuration import ConfigError, base_model, check_config, check
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
+from neuronlab.model_files import model_directory
+from neuronlab.model_sizes import check_null_space_k, check_selections, read_sizes
 from neuronlab.published_models import published_name
 
 SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
@@ -96,8 +98,14 @@ def model_files(wildcards):
     if spec.source == "hub":
         return [f"{spec.path}/manifest.json"]
     try:
-        return list_model_files(spec)
-    except ModelError as error:
+        files = list_model_files(spec)
+        sizes = read_sizes(model_directory(spec))
+        check_null_space_k(sizes, null_space_k(wildcards), spec.where)
+        check_selections(
+            sizes, selections_of(wildcards), config["controls"]["sets"], spec.where
+        )
+        return files
+    except (ModelError, ConfigError) as error:
         raise WorkflowError(str(error)) from None
 
 

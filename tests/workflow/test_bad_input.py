@@ -32,6 +32,14 @@ def set_value(config: dict, path: str, value: object) -> dict:
         ("compute.shards", "two", "'two' is not of type 'integer'"),
         ("models.inputs", {"source": "demo"}, "models.inputs: the name is reserved"),
         ("models.tiny.path", "nowhere", "models.tiny.path: there is no directory 'nowhere'"),
+        ("models.tiny.null_space_k", [32], "models.tiny.null_space_k: 32 directions, but the model has d_model 32"),
+        (
+            "selections.mine",
+            {"rule": "explicit", "neurons": ["2.0"]},
+            "'2.0' is in layer 2, but models.tiny has layers 0 to 1",
+        ),
+        ("selections.mine", {"rule": "explicit", "neurons": ["1.48"]}, "models.tiny has no neuron '1.48'"),
+        ("selections.entropy.count", 40, "selections.entropy.count: 40 neurons and as many controls in a layer of 48"),
         ("texts.words.path", "nowhere.txt", "texts.words.path: there is no file 'nowhere.txt'"),
     ],
 )
