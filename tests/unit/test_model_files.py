@@ -184,17 +184,30 @@ def test_unknown_architecture(copy):
         load_model(spec_of(path))
 
 
-def test_an_architecture_that_scales_its_logits_is_refused(tmp_path):
-    """Cohere multiplies its logits by a constant after the unembedding: the read-out would be wrong, and is caught."""
+@pytest.mark.parametrize(
+    ("family", "scale", "words"),
+    [
+        ("Cohere", {"logit_scale": 0.5}, "log-probabilities from its final residual"),
+        ("Granite", {"logits_scaling": 4.0}, "log-probabilities from its final residual"),
+        ("Granite", {"residual_multiplier": 0.5}, "its final residual after a change of an activation"),
+    ],
+)
+def test_an_architecture_that_the_closed_form_does_not_describe_is_refused(tmp_path, family, scale, words):
+    """Scales that would make every effect silently wrong are noticed when the model is loaded."""
     import tiny_models
-    from transformers import AutoModelForCausalLM, CohereConfig
+    import transformers
 
-    config = CohereConfig(**tiny_models._common(logit_scale=0.5, num_key_value_heads=2, tie_word_embeddings=True))
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_models.make_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"models\.mine: .*(Cohere|after the final norm)"):
-        load_model(spec_of(tmp_path))
+    def make(**options):
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(**tiny_models._common(num_key_value_heads=2, **options))
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tiny_models.make_tokenizer().save_pretrained(tmp_path)
+        return spec_of(tmp_path)
+
+    neutral = dict.fromkeys(scale, 1.0)
+    load_model(make(**neutral))  # the scale alone is what is wrong with it
+    with pytest.raises(ModelError, match=rf"models\.mine: {words}"):
+        load_model(make(**scale))
 
 
 def test_an_encoder_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny_models
 import torch
 from neuronlab.models import HookError, ModelError, ModelSpec, load_model, resolve_device
 from transformer_lens.model_bridge import TransformerBridge
@@ -254,6 +255,39 @@ def test_revision_of_a_directory_is_a_sub_folder(tiny_directories):
     spec = ModelSpec("sub", "directory", path=str(root), revision="gpt2", device="cpu")
     direct = load_model(replace(spec, path=str(root / "gpt2"), revision=None))
     assert torch.equal(load_model(spec).logits(TOKENS), direct.logits(TOKENS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gpt_neox", {"use_parallel_residual": False}),  # the demo's layout
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("llama", {"tie_word_embeddings": True, "mlp_bias": True}),
+        ("gemma2", {"final_logit_softcapping": None}),
+    ],
+)
+def test_variants_of_an_architecture(tmp_path, family, options):
+    config = tiny_models.CONFIGS[family]()
+    config.update(options)
+    network = tiny_models.make_model(family, config=config)
+    network.save_pretrained(tmp_path)
+    tiny_models.make_tokenizer().save_pretrained(tmp_path)
+    model = load_model(ModelSpec("variant", "directory", path=str(tmp_path), device="cpu"))
+    assert torch.allclose(model.logits(TOKENS), network(TOKENS).logits, atol=1e-5, rtol=1e-5)
+    ours = model.readout().logits(model.run(TOKENS).residual).log_softmax(-1)
+    assert torch.allclose(ours, model.logits(TOKENS).log_softmax(-1), atol=2e-5)
+    assert model.readout().vocabulary_centred  # Gemma-2 without its softcap may be centred
+
+
+@torch.no_grad()
+def test_residual_after_a_replacement(tiny_model, architecture):
+    """What the read-out makes of the moved residual are the logits of the full pass with the same replacement."""
+    model = tiny_model(architecture, "float64")
+    replacement = (LAST, [2, 9], torch.tensor([0.5, -2.0]))
+    ours = model.readout(torch.float64).logits(model.residual_after(TOKENS, replacement)).log_softmax(-1)
+    theirs = model.logits(TOKENS, replacement).log_softmax(-1)
+    assert torch.allclose(ours, theirs, atol=1e-12, rtol=0)
 
 
 def test_a_real_model(shared):

@@ -103,10 +103,14 @@ def make_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS if bos else None, eos_token=EOS)
 
 
-def make_model(architecture: str, *, seed: int = 0) -> torch.nn.Module:
-    """A random float32 model with weights of order 1/sqrt(d), gains near 1 and biases of order 0.3."""
+def make_model(architecture: str, *, seed: int = 0, config: PreTrainedConfig | None = None) -> torch.nn.Module:
+    """A random float32 model with weights of order 1/sqrt(d), gains near 1 and biases of order 0.3.
+
+    Args:
+        config: a variant of the architecture's configuration in `CONFIGS`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture](), attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config or CONFIGS[architecture](), attn_implementation="eager")
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)

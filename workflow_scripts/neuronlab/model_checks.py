@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neuronlab.bridge_parts import FINAL_RESIDUAL, module_eps, norm_after_mlp, norm_before_mlp, post_activation
 from neuronlab.model_files import ModelError
 
 if TYPE_CHECKING:
     from neuronlab.models import Model
 
-# Largest deviation of log-probabilities that rounding explains, in units of 1 + max |log p|: TransformerLens'
+# Largest deviation that rounding explains, in units of 1 + the largest value compared: TransformerLens'
 # noise floors are 5e-5 for float32 and 1e-2 for bfloat16; a forgotten gain or bias is of order 1.
-READOUT_TOLERANCE = {"float64": 1e-10, "float32": 5e-5, "float16": 1e-2, "bfloat16": 5e-2}
+TOLERANCE = {"float64": 1e-10, "float32": 5e-5, "float16": 1e-2, "bfloat16": 5e-2}
 CHECK_BATCH, CHECK_POSITIONS = 2, 12
 
 
@@ -46,7 +47,7 @@ def check_hook_points(bridge: Any, where: str) -> None:
         ModelError: naming the layer and the missing part.
     """
     architecture = type(bridge.original_model).__name__
-    needed = ["ln_final.hook_in"] + [f"blocks.{layer}.mlp.out.hook_in" for layer in range(len(bridge.blocks))]
+    needed = [FINAL_RESIDUAL] + [post_activation(layer) for layer in range(len(bridge.blocks))]
     missing = [name for name in needed if name not in bridge.hook_dict]
     if missing:
         raise ModelError(
@@ -54,28 +55,54 @@ def check_hook_points(bridge: Any, where: str) -> None:
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: its MLP is not one matrix in and one out "
             "(a mixture of experts, for example). Choose a dense decoder"
         )
+    norms = {"the final norm": bridge.ln_final}
+    for layer, block in enumerate(bridge.blocks):
+        norms[f"the norm before the MLP of layer {layer}"] = norm_before_mlp(block)
+        norms[f"the norm after the MLP of layer {layer}"] = norm_after_mlp(block)
+    for name, norm in norms.items():
+        if norm is not None and getattr(norm.original_component, "weight", None) is None:
+            raise ModelError(f"{where}: {name} of {architecture} has no gain to fold; that is not covered")
 
 
 @torch.no_grad()
-def check_readout(model: Model) -> None:
-    """Compare log-probabilities from the cached residual, by the folded read-out, with the model's own.
+def check_algebra(model: Model) -> None:
+    """Compare what the closed form builds on with the model itself, on a few random tokens.
+
+    Two things: log-probabilities from the final residual by the folded read-out, and the move of the final residual
+    when a neuron's activation is raised by as much as the residual is long.
 
     Raises:
-        ModelError: if they differ by more than rounding: the architecture does something after its final norm
-            that this library does not know.
+        ModelError: if either differs by more than rounding: the architecture does something that this library does not
+            know, such as a scale on its logits or on what its layers add to the residual stream.
     """
     generator = torch.Generator().manual_seed(0)
     positions = min(CHECK_POSITIONS, model.n_ctx or CHECK_POSITIONS)
     tokens = torch.randint(model.d_vocab_real, (CHECK_BATCH, positions), generator=generator)
-    own = model.readout(model.dtype).logits(model.run(tokens).residual).log_softmax(-1)
-    theirs = model.logits(tokens).log_softmax(-1)
-    error = float(((own - theirs).abs().max()) / (1 + theirs.abs().max()))
-    tolerance = READOUT_TOLERANCE[model.spec.dtype]
-    if not error <= tolerance:
+    state, readout = model.run(tokens), model.readout(model.dtype)
+    own, theirs = readout.logits(state.residual).log_softmax(-1), model.logits(tokens).log_softmax(-1)
+    _compare(model, own, theirs, "log-probabilities from its final residual", "a scale on its logits")
+
+    last = model.n_layers - 1
+    w = model.raw_w_out(last)
+    neuron = int(w.norm(dim=1).argmax())
+    delta = state.residual.norm(dim=-1).mean() / w[neuron].norm()
+    moved = model.residual_after(tokens, (last, neuron, state.activations[..., neuron] + delta))
+    if state.mlp_out is None:
+        expected = state.residual + delta * w[neuron]
+    else:
+        raised = state.mlp_out + delta * w[neuron]
+        change = raised / readout.post_scale(raised) - state.mlp_out / readout.post_scale(state.mlp_out)
+        expected = state.residual + readout.post_gain * change
+    _compare(model, expected, moved, "its final residual after a change of an activation", "a scale on its layers")
+
+
+def _compare(model: Model, ours: Tensor, theirs: Tensor, what: str, example: str) -> None:
+    error, tolerance = float((ours - theirs).abs().max() / (1 + theirs.abs().max())), TOLERANCE[model.spec.dtype]
+    if not error <= tolerance:  # NaN too
         raise ModelError(
-            f"{model.spec.where}: log-probabilities of {model.architecture} from its final residual deviate by "
-            f"{error:.1e} (relative; rounding in {model.spec.dtype} explains {tolerance:.0e}): it does something "
-            "after the final norm that is not covered (a logit scale, for example). Choose another architecture"
+            f"{model.spec.where}: {what} ({model.architecture}) is off by {error:.1e} where rounding in "
+            f"{model.spec.dtype} explains {tolerance:.0e}: the architecture does something that is not covered "
+            f"({example}, for example). Choose another"
         )
 
 
@@ -91,7 +118,7 @@ def make_norms_exact(network: nn.Module) -> None:
 
 
 def _exact_forward(module: nn.Module) -> Any:
-    eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+    eps = module_eps(module)
     # Gemma's norms store the gain minus one.
     offset = 1.0 if type(module).__name__.startswith("Gemma") else 0.0
 

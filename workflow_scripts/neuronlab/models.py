@@ -16,7 +16,8 @@ All tensors come back as float32 (float64 from a float64 model), on the model's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,20 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
-from neuronlab.model_checks import check_hook_points, check_readout, check_weights, make_norms_exact
+from neuronlab.bridge_parts import (
+    FINAL_RESIDUAL,
+    Hook,
+    HookError,
+    exact,
+    hooked_forward,
+    mlp_out_before_norm,
+    norm_after_mlp,
+    norm_before_mlp,
+    norm_eps,
+    norm_gain,
+    post_activation,
+)
+from neuronlab.model_checks import check_algebra, check_hook_points, check_weights, make_norms_exact
 from neuronlab.model_files import DTYPES, ModelError, ModelSpec, check_model_directory, model_directory
 from neuronlab.readout import Readout, fold
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
@@ -45,11 +59,6 @@ TESTED_ARCHITECTURES = (
 )
 
 Replacement = tuple[int, "int | Sequence[int]", "float | Tensor"]
-Hook = Callable[[Tensor, Any], "Tensor | None"]
-
-
-class HookError(RuntimeError):
-    """A hook that did not fire: its result would have been a silent nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def load_model(spec: ModelSpec) -> Model:
 
     Raises:
         ModelError: directory, tokenizer or weights missing or damaged (NaN, infinity, tensors that the files lack), an
-            architecture without the hook points, or one whose logits the folded read-out does not reproduce.
+            architecture without the hook points, or one that the closed form does not describe.
     """
     path = model_directory(spec)
     check_model_directory(path, spec.where)
@@ -104,7 +113,10 @@ def load_model(spec: ModelSpec) -> Model:
     except Exception as error:  # whatever a damaged file or an unknown architecture raises
         raise ModelError(f"{spec.where}: the model in '{path}' cannot be loaded: {error}") from error
     check_weights(network, report, f"{spec.where}: '{path}'")
-    network = network.to(device).eval()
+    try:
+        network = network.to(device).eval()
+    except RuntimeError as error:  # no such device, or too little memory on it
+        raise ModelError(f"compute.device: {spec.where} cannot be put on '{device}' ({error}); try `cpu`") from error
     if dtype == torch.float64:
         make_norms_exact(network)
     try:
@@ -112,7 +124,7 @@ def load_model(spec: ModelSpec) -> Model:
             str(path),
             hf_model=network,
             # The bridge sets padding on its tokenizer: it gets one of its own.
-            tokenizer=load_vocabulary(spec).tokenizer,
+            tokenizer=deepcopy(vocabulary.tokenizer),
             device=str(device),
             dtype=dtype,
             trust_remote_code=spec.trust_remote_code,
@@ -124,7 +136,7 @@ def load_model(spec: ModelSpec) -> Model:
         ) from error
     check_hook_points(bridge, spec.where)
     model = Model(spec, bridge, vocabulary, device)
-    check_readout(model)
+    check_algebra(model)
     return model
 
 
@@ -158,7 +170,7 @@ class Model:
     @property
     def eps(self) -> float:
         """Constant under the root of the final norm."""
-        return _norm_eps(self.bridge.ln_final)
+        return norm_eps(self.bridge.ln_final)
 
     @property
     def softcap(self) -> float | None:
@@ -178,50 +190,49 @@ class Model:
 
     def w_out(self, layer: int) -> Float[Tensor, "neurons d"]:
         """What a unit of activation writes: gain of a following norm folded in; centred over d for LayerNorm."""
-        w = self.raw_w_out(layer).double()
+        w = exact(self._mlp(layer).W_out)
         post_norm = self._post_norm(layer)
         if post_norm is not None:
-            w = w * _norm_gain(post_norm)
+            w = w * norm_gain(post_norm)
         if self.norm_kind == "LN":
             w = w - w.mean(-1, keepdim=True)
-        return w.to(self.dtype)
+        return w.to(self.device, self.dtype)
 
     def w_in(self, layer: int) -> Float[Tensor, "neurons d"]:
         """Input weights, the preceding norm's gain folded in, centred over d for LayerNorm; gated: the up branch."""
-        block = self.bridge.blocks[self._layer(layer)]
-        # In parallel blocks with one norm (Phi) attention and MLP read the same one.
-        norm = getattr(block, "ln2", None) or block.ln1
-        w = self._mlp(layer).W_in.detach().double().T * _norm_gain(norm)
+        norm = norm_before_mlp(self.bridge.blocks[self._layer(layer)])
+        w = exact(self._mlp(layer).W_in).T * norm_gain(norm)
         if self.norm_kind == "LN":
             w = w - w.mean(-1, keepdim=True)
-        return w.to(self.dtype)
+        return w.to(self.device, self.dtype)
 
     def readout(self, dtype: torch.dtype = torch.float32) -> Readout:
         """Final norm and unembedding, folded (METHODS 0.1)."""
         final, unembed = self.bridge.ln_final, self.bridge.unembed
         bias = getattr(unembed.original_component, "bias", None)
+        norm_bias = getattr(final.original_component, "bias", None)
         post_norm = self._post_norm(self.n_layers - 1)
         return fold(
-            unembed.W_U.detach(),
-            bias,
-            _norm_gain(final),
-            getattr(final.original_component, "bias", None),
+            exact(unembed.W_U),
+            None if bias is None else exact(bias),
+            norm_gain(final),
+            None if norm_bias is None else exact(norm_bias),
             eps=self.eps,
             kind=self.norm_kind,
             softcap=self.softcap,
-            real=torch.from_numpy(self.vocabulary.real).to(self.device),
-            post_gain=None if post_norm is None else _norm_gain(post_norm),
-            post_eps=None if post_norm is None else _norm_eps(post_norm),
+            real=torch.from_numpy(self.vocabulary.real).to(exact(unembed.W_U[:1, :1]).device),
+            post_gain=None if post_norm is None else norm_gain(post_norm),
+            post_eps=None if post_norm is None else norm_eps(post_norm),
             dtype=dtype,
-        )
+        ).to(self.device)
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "batch position"]) -> FinalState:
         """One forward pass: input of the final norm and the last layer's activations. Logits are not computed."""
         last = self.n_layers - 1
-        names = ["ln_final.hook_in", _post_activation(last)]
+        names = [FINAL_RESIDUAL, post_activation(last)]
         if self.has_post_mlp_norm:
-            names.append(f"blocks.{last}.ln2_post.hook_in")
+            names.append(mlp_out_before_norm(last))
         caught = self._caught(tokens, names)
         return FinalState(*(caught[name] for name in names))
 
@@ -230,7 +241,7 @@ class Model:
         self, tokens: Int[Tensor, "batch position"], layers: Iterable[int]
     ) -> dict[int, Float[Tensor, "batch position neurons"]]:
         """Activations (`hook_post`) of the layers named, from one forward pass."""
-        names = {layer: _post_activation(self._layer(layer)) for layer in layers}
+        names = {layer: post_activation(self._layer(layer)) for layer in layers}
         caught = self._caught(tokens, list(names.values()))
         return {layer: caught[name] for layer, name in names.items()}
 
@@ -244,8 +255,20 @@ class Model:
             replace: layer, neuron or neurons, and their value: a number, or a tensor that broadcasts to
                 [batch, position] for one neuron, to [batch, position, neurons] for several.
         """
-        if replace is None:
-            return self._forward(tokens, {}).to(self.dtype)
+        hooks = {} if replace is None else self._replacing(replace)
+        return self._forward(tokens, hooks).to(self.dtype)
+
+    @torch.no_grad()
+    def residual_after(
+        self, tokens: Int[Tensor, "batch position"], replace: Replacement
+    ) -> Float[Tensor, "batch position d"]:
+        """Input of the final norm with activations replaced as in `logits`."""
+        caught: dict[str, Tensor] = {}
+        hooks = self._replacing(replace) | {FINAL_RESIDUAL: self._keeping(caught, FINAL_RESIDUAL)}
+        self._forward(tokens, hooks, logits_to_keep=1)
+        return caught[FINAL_RESIDUAL]
+
+    def _replacing(self, replace: Replacement) -> dict[str, Hook]:
         layer, neuron, value = replace
 
         def put(activation: Tensor, hook: Any) -> Tensor:
@@ -253,48 +276,29 @@ class Model:
             activation[..., neuron] = torch.as_tensor(value, dtype=activation.dtype, device=activation.device)
             return activation
 
-        return self._forward(tokens, {_post_activation(self._layer(layer)): put}).to(self.dtype)
+        return {post_activation(self._layer(layer)): put}
+
+    def _keeping(self, caught: dict[str, Tensor], name: str) -> Hook:
+        def keep(tensor: Tensor, hook: Any) -> None:
+            caught[name] = tensor.detach().to(self.dtype)
+
+        return keep
 
     def _caught(self, tokens: Int[Tensor, "batch position"], names: list[str]) -> dict[str, Tensor]:
         """The tensors that pass the hook points named, in this wrapper's dtype."""
         caught: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Hook:
-            def hook(tensor: Tensor, hook: Any) -> None:
-                caught[name] = tensor.detach().to(self.dtype)
-
-            return hook
-
         # The unembedding is most of a small model's work and is not wanted here: one position is the least it does.
-        self._forward(tokens, {name: keep(name) for name in names}, logits_to_keep=1)
+        self._forward(tokens, {name: self._keeping(caught, name) for name in names}, logits_to_keep=1)
         return caught
 
     def _forward(self, tokens: Int[Tensor, "batch position"], hooks: dict[str, Hook], **options: Any) -> Tensor:
-        """A hooked forward pass in which every hook must fire exactly once."""
-        fired = dict.fromkeys(hooks, 0)
-
-        def counted(name: str, function: Hook) -> Hook:
-            def hook(tensor: Tensor, hook: Any) -> Tensor | None:
-                fired[name] += 1
-                return function(tensor, hook)
-
-            return hook
-
+        """Logits of a hooked forward pass (see `bridge_parts.hooked_forward`)."""
         if tokens.shape[-1] > (self.n_ctx or tokens.shape[-1]):
             raise ModelError(
                 f"{self.spec.where}: sequences of {tokens.shape[-1]} tokens, but its context is {self.n_ctx}; "
                 "lower texts.<text>.sequence_length"
             )
-        logits = self.bridge.run_with_hooks(
-            tokens.to(self.device),
-            fwd_hooks=[(name, counted(name, function)) for name, function in hooks.items()],
-            use_cache=False,
-            **options,
-        )
-        wrong = [f"{name} ({count} times)" for name, count in fired.items() if count != 1]
-        if wrong:
-            raise HookError(f"{self.spec.where}: hooks must fire once in {self.architecture}: {', '.join(wrong)}")
-        return logits
+        return hooked_forward(self.bridge, tokens.to(self.device), hooks, **options)
 
     def _layer(self, layer: int) -> int:
         if not 0 <= layer < self.n_layers:
@@ -305,21 +309,4 @@ class Model:
         return self.bridge.blocks[self._layer(layer)].mlp
 
     def _post_norm(self, layer: int) -> Any | None:
-        return getattr(self.bridge.blocks[layer], "ln2_post", None)
-
-
-def _post_activation(layer: int) -> str:
-    """Where `hook_post` of a layer lives: the input of W_out, which also exists where MLPs are gated."""
-    return f"blocks.{layer}.mlp.out.hook_in"
-
-
-def _norm_gain(norm: Any) -> Float[Tensor, " d"]:
-    """Gain of a bridged norm in float64; 1 + weight where the model stores it so (Gemma)."""
-    weight = norm.original_component.weight.detach().double()
-    return 1 + weight if norm.uses_weight_offset else weight
-
-
-def _norm_eps(norm: Any) -> float:
-    """Constant under a bridged norm's root: the module's own, which the bridge's configuration may not carry."""
-    module = norm.original_component
-    return float(module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps)
+        return norm_after_mlp(self.bridge.blocks[layer])
