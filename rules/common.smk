@@ -21,14 +21,18 @@ from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
 from neuronlab.model_files import model_directory
 from neuronlab.model_sizes import check_null_space_k, check_selections, read_sizes
+from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.published_models import published_name
+from neuronlab.selection_rules import SelectionError, complete_parameters
 
 SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
 try:
     check_keys(config, yaml.safe_load(SCHEMA.read_text()))
     validate(config, SCHEMA)
     check_config(config)
-except ConfigError as error:
+    for name, entry in config["selections"].items():
+        complete_parameters(name, {k: v for k, v in entry.items() if k != "text"})
+except (ConfigError, SelectionError) as error:
     raise WorkflowError(str(error)) from None
 
 COMPUTE = config["compute"]
@@ -118,14 +122,37 @@ def null_space_k(wildcards):
     return model_entry(wildcards).get("null_space_k", config["weights"]["null_space_k"])
 
 
-def selections_of(wildcards):
-    """The configured selections that apply to a model, without the key that says so."""
+def selection_entries(wildcards):
+    """The configured selections that apply to a model."""
+    names = {wildcards.model, base_model(wildcards.model)}
     return {
-        name: {key: value for key, value in entry.items() if key != "models"}
+        name: entry
         for name, entry in config["selections"].items()
-        if {wildcards.model, base_model(wildcards.model)}
-        & set(entry.get("models", [wildcards.model]))
+        if names & set(entry.get("models", names))
     }
+
+
+def selections_of(wildcards):
+    """Rule and parameters of the selections that apply to a model."""
+    return {
+        name: {
+            key: value for key, value in entry.items() if key not in ("models", "text")
+        }
+        for name, entry in selection_entries(wildcards).items()
+    }
+
+
+def selection_statistics(wildcards):
+    """Activation statistics that a selection's limit on kurtosis refers to, if one has such a limit."""
+    texts = {
+        entry["text"]
+        for entry in selection_entries(wildcards).values()
+        if "text" in entry
+    }
+    return [
+        f"results/{wildcards.model}/texts/{text}/activation_statistics.parquet"
+        for text in sorted(texts)
+    ]
 
 
 def gpu(kind):

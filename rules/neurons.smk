@@ -40,6 +40,7 @@ rule select_neurons:
         neurons="results/{model}/weights/neurons.parquet",
         null_space="results/{model}/weights/null_space.parquet",
         singular_values="results/{model}/weights/singular_values.parquet",
+        statistics=selection_statistics,
     output:
         selection="results/{model}/weights/selection.parquet",
     log:
@@ -142,6 +143,7 @@ rule compare_published:
     """Published rho, LogitVar and norm of the same model's neurons against ours."""
     input:
         model=model_files,
+        values=PUBLISHED_VALUES,
     output:
         published="results/{model}/weights/published.parquet",
     log:

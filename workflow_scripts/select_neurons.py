@@ -8,6 +8,7 @@ with job(snakemake) as run:
         neurons=snakemake.input.neurons,
         null_space=snakemake.input.null_space,
         singular_values=snakemake.input.singular_values,
+        activation_statistics=next(iter(snakemake.input.statistics), None),
         selection=snakemake.output.selection,
         selections=snakemake.params.selections,
         control_sets=snakemake.params.control_sets,

@@ -123,6 +123,14 @@ def _check_references(config: Config) -> None:
             raise ConfigError(
                 f"configuration: confidence_regulation.texts: no text '{name}' under texts{_nearest(name, list(texts))}"
             )
+    for name, entry in selections.items():
+        if ("activation_kurt_max" in entry) != ("text" in entry):
+            raise ConfigError(f"configuration: selections.{name}: activation_kurt_max and text need one another")
+        if "text" in entry and entry["text"] not in texts:
+            hint = _nearest(entry["text"], list(texts))
+            raise ConfigError(f"configuration: selections.{name}.text: no text '{entry['text']}' under texts{hint}")
+    if len({entry["text"] for entry in selections.values() if "text" in entry}) > 1:
+        raise ConfigError("configuration: selections: all that limit activation_kurt_max must name the same text")
     for name in config.get("ablation", {}).get("trace", []):
         if name not in selections:
             raise ConfigError(
