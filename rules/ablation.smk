@@ -23,6 +23,8 @@ rule measure_activations:
         "results/logs/{model}/texts/{text}/measure_activations.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/measure_activations.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -55,6 +57,8 @@ rule ablate_neurons:
         "results/logs/{model}/texts/{text}/ablate_neurons/{shard}.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/ablate_neurons/{shard}.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -92,6 +96,8 @@ rule verify_ablation:
         "results/logs/{model}/texts/{text}/verify_ablation.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/verify_ablation.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -131,6 +137,8 @@ rule summarize_effects:
         "results/logs/{model}/texts/{text}/summarize_effects.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/summarize_effects.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -160,6 +168,8 @@ rule ablate_synthetic:
         "results/logs/{model}/texts/{text}/ablate_synthetic.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/ablate_synthetic.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -200,6 +210,8 @@ rule trace_neurons:
         "results/logs/{model}/texts/{text}/trace_neurons.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/trace_neurons.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],

@@ -118,6 +118,24 @@ def text_spec(wildcards):
     return {"key": wildcards.text, **config["texts"][wildcards.text]}
 
 
+def text_documents(wildcards):
+    """The file that a text's documents stand in."""
+    entry = config["texts"][wildcards.text]
+    return {
+        "demo": "results/inputs/demo/documents.parquet",
+        "file": entry.get("path"),
+        "hub": f"results/inputs/texts/{wildcards.text}/documents.parquet",
+    }[entry["source"]]
+
+
+def count_source(wildcards):
+    """The published or shipped counts that a text names, if any."""
+    counts = config["texts"][wildcards.text]["counts"]
+    return {"text": [], "demo": "results/inputs/demo/token_counts.parquet"}.get(
+        counts, counts
+    )
+
+
 def null_space_k(wildcards):
     return model_entry(wildcards).get("null_space_k", config["weights"]["null_space_k"])
 
@@ -159,6 +177,23 @@ def gpu(kind):
     """The GPUs of a model job, for the one of Slurm's two ways of asking that the configuration names."""
     count = COMPUTE["gpus_per_job"] if COMPUTE["gpu_request"] == kind else 0
     return count if kind == "gpus" else (f"gpu:{count}" if count else "")
+
+
+def in_report(path, caption):
+    """A figure's svg with its caption and place in the report, and its other formats beside it."""
+    labels = {
+        "model": "{model}",
+        "text": "{text}" if "{text}" in path else "weights alone",
+    }
+    labels["figure"] = caption.replace("_", " ")
+    svg = report(
+        f"{path}.svg",
+        caption=f"captions/{caption}.rst",
+        category="Confidence regulation",
+        subcategory="{model}",
+        labels=labels,
+    )
+    return [svg, *(f"{path}.{suffix}" for suffix in FORMATS if suffix != "svg")]
 
 
 def figure_files(path):

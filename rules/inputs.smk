@@ -6,8 +6,6 @@ Makes: results/inputs/..., results/{model}/texts/{text}/tokens.parquet and token
 results/retrained/{seed}/ on request.
 """
 
-DEMO_CHECKPOINTS = SCRIPTS / "neuronlab" / "demo" / "checkpoints"
-
 
 localrules:
     fetch_model,
@@ -24,6 +22,8 @@ rule make_demo_world:
         "results/logs/inputs/make_demo_world.log",
     benchmark:
         "results/benchmarks/inputs/make_demo_world.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=2000,
@@ -43,6 +43,8 @@ rule train_demo_model:
         "results/logs/retrained/{seed}.log",
     benchmark:
         "results/benchmarks/retrained/{seed}.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=4000,
@@ -73,6 +75,8 @@ rule fetch_model:
         "results/logs/inputs/fetch_model/{model}.log",
     benchmark:
         "results/benchmarks/inputs/fetch_model/{model}.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -95,6 +99,8 @@ rule fetch_text:
         "results/logs/inputs/fetch_text/{text}.log",
     benchmark:
         "results/benchmarks/inputs/fetch_text/{text}.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -108,24 +114,6 @@ rule fetch_text:
         "../workflow_scripts/fetch_text.py"
 
 
-def text_documents(wildcards):
-    """The file that a text's documents stand in."""
-    entry = config["texts"][wildcards.text]
-    return {
-        "demo": "results/inputs/demo/documents.parquet",
-        "file": entry.get("path"),
-        "hub": f"results/inputs/texts/{wildcards.text}/documents.parquet",
-    }[entry["source"]]
-
-
-def count_source(wildcards):
-    """The published or shipped counts that a text names, if any."""
-    counts = config["texts"][wildcards.text]["counts"]
-    return {"text": [], "demo": "results/inputs/demo/token_counts.parquet"}.get(
-        counts, counts
-    )
-
-
 rule tokenize_text:
     """Cut a text into sequences of tokens; decide, once for all, which positions count."""
     input:
@@ -137,6 +125,8 @@ rule tokenize_text:
         "results/logs/{model}/texts/{text}/tokenize_text.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/tokenize_text.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=2000,
@@ -163,6 +153,8 @@ rule count_tokens:
         "results/logs/{model}/texts/{text}/count_tokens.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/count_tokens.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=2000,

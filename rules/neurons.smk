@@ -17,6 +17,8 @@ rule measure_neurons:
         "results/logs/{model}/weights/measure_neurons.log",
     benchmark:
         "results/benchmarks/{model}/weights/measure_neurons.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -47,6 +49,8 @@ rule select_neurons:
         "results/logs/{model}/weights/select_neurons.log",
     benchmark:
         "results/benchmarks/{model}/weights/select_neurons.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -73,6 +77,8 @@ rule align_neurons:
         "results/logs/{model}/weights/align_neurons.log",
     benchmark:
         "results/benchmarks/{model}/weights/align_neurons.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -98,6 +104,8 @@ rule boost_tokens:
         "results/logs/{model}/weights/boost_tokens.log",
     benchmark:
         "results/benchmarks/{model}/weights/boost_tokens.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -123,6 +131,8 @@ rule measure_frequency_cosine:
         "results/logs/{model}/texts/{text}/measure_frequency_cosine.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/measure_frequency_cosine.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],
@@ -150,6 +160,8 @@ rule compare_published:
         "results/logs/{model}/weights/compare_published.log",
     benchmark:
         "results/benchmarks/{model}/weights/compare_published.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
         mem_mb=COMPUTE["memory_mb"],

@@ -10,23 +10,6 @@ SHOWN = ABLATE["replacements"][0]
 SELECTION = "results/{model}/weights/selection.parquet"
 
 
-def in_report(path, caption):
-    """A figure's svg with its caption and place in the report, and its other formats beside it."""
-    labels = {
-        "model": "{model}",
-        "text": "{text}" if "{text}" in path else "weights alone",
-    }
-    labels["figure"] = caption.replace("_", " ")
-    svg = report(
-        f"{path}.svg",
-        caption=f"captions/{caption}.rst",
-        category="Confidence regulation",
-        subcategory="{model}",
-        labels=labels,
-    )
-    return [svg, *(f"{path}.{suffix}" for suffix in FORMATS if suffix != "svg")]
-
-
 rule draw_norm_logitvar:
     """Norm against LogitVar of the last layer, selections marked."""
     input:
@@ -40,6 +23,8 @@ rule draw_norm_logitvar:
         "results/logs/{model}/weights/draw_norm_logitvar.log",
     benchmark:
         "results/benchmarks/{model}/weights/draw_norm_logitvar.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -66,6 +51,8 @@ rule draw_singular_values:
         "results/logs/{model}/weights/draw_singular_values.log",
     benchmark:
         "results/benchmarks/{model}/weights/draw_singular_values.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -87,6 +74,8 @@ rule draw_published:
         "results/logs/{model}/weights/draw_published.log",
     benchmark:
         "results/benchmarks/{model}/weights/draw_published.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -112,6 +101,8 @@ rule draw_total_direct:
         "results/logs/{model}/texts/{text}/draw_total_direct.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/draw_total_direct.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -139,6 +130,8 @@ rule draw_rho_mediation:
         "results/logs/{model}/texts/{text}/draw_rho_mediation.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/draw_rho_mediation.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -166,6 +159,8 @@ rule draw_entropy_prediction:
         "results/logs/{model}/texts/{text}/draw_entropy_prediction.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/draw_entropy_prediction.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -194,6 +189,8 @@ rule draw_synthetic_controls:
         "results/logs/{model}/texts/{text}/draw_synthetic_controls.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/draw_synthetic_controls.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -218,6 +215,8 @@ rule draw_verification:
         "results/logs/{model}/texts/{text}/draw_verification.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/draw_verification.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -246,6 +245,8 @@ rule draw_overview:
         "results/logs/{model}/texts/{text}/draw_overview.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/draw_overview.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -283,6 +284,8 @@ rule write_cards:
         "results/logs/{model}/texts/{text}/write_cards.log",
     benchmark:
         "results/benchmarks/{model}/texts/{text}/write_cards.tsv"
+    conda:
+        "../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 
 import polars as pl
 import pytest
+from neuronlab.results_reference import OTHERS, TABLES
 from neuronlab.tables import read_provenance, read_table
 from project import Project
 
@@ -109,3 +111,18 @@ def test_a_truncated_shard_is_named(finished, tmp_path):
     project.run(f"{ABLATION}/effects.parquet")
     original = finished.directory / ABLATION / "effects.parquet"
     assert (project.directory / ABLATION / "effects.parquet").read_bytes() == original.read_bytes()
+
+
+def test_the_reference_lists_every_artefact_and_nothing_else(finished):
+    """What a run leaves behind, against results/README.md's list."""
+    patterns = [
+        (rule, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)).replace(r"\.svg", r"\.\w+") + "$"))
+        for path, rule, _ in [*TABLES, *OTHERS]
+    ]
+    results = finished.directory / "results"
+    made = [path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()]
+    made = [path for path in made if not path.startswith(("logs/", "benchmarks/"))]
+    assert [path for path in made if not any(pattern.match(path) for _, pattern in patterns)] == []
+    not_in_this_run = {"fetch_text", "fetch_model", "make_demo_world", "train_demo_model", "compare_published"}
+    unmade = {rule for rule, pattern in patterns if not any(pattern.match(path) for path in made)}
+    assert unmade - {"every rule"} == not_in_this_run

@@ -1,0 +1,84 @@
+"""The frame around every rule's call: log, provenance, errors about input, offline mode."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from neuronlab.jobs import job
+
+
+@pytest.fixture
+def snakemake(tmp_path, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    params = {"code": "0123", "seed": 4, "model": {"path": "x", "ks": (1, 2)}}
+    return SimpleNamespace(rule="measure", params=params, log=[str(tmp_path / "logs" / "measure.log")])
+
+
+def log_of(snakemake) -> str:
+    with open(snakemake.log[0]) as log:
+        return log.read()
+
+
+def test_provenance_is_plain_and_free_of_times(snakemake):
+    with job(snakemake) as run:
+        pass
+    assert run.provenance == {
+        "code": "0123",
+        "rule": "measure",
+        "parameters": {"seed": 4, "model": {"path": "x", "ks": [1, 2]}},
+        "threads": 1,
+    }
+
+
+def test_output_goes_to_the_terminal_and_to_the_log(snakemake, capsys):
+    with job(snakemake):
+        print("halfway")
+        sys.stderr.write("10%\r20%\n")
+    captured = capsys.readouterr()
+    assert "halfway" in captured.out
+    assert "10%\r20%" in captured.err
+    text = log_of(snakemake)
+    assert "measure on" in text
+    assert "halfway\n10%\n20%" in text
+    assert "neuronlab.jobs" in text.split("modules: ")[1]
+    assert "done in" in text
+
+
+def test_streams_are_restored(snakemake):
+    before = sys.stdout, sys.stderr
+    with job(snakemake):
+        assert (sys.stdout, sys.stderr) != before
+    assert (sys.stdout, sys.stderr) == before
+
+
+def fail(snakemake, error):
+    with job(snakemake):
+        raise error
+
+
+def test_an_error_about_input_ends_with_its_message(snakemake, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        fail(snakemake, ValueError("texts.prose: too short"))
+    assert exit_.value.code == 1
+    shown = capsys.readouterr().err
+    assert "measure: texts.prose: too short" in shown
+    assert "Traceback" not in shown
+    assert "Traceback" in log_of(snakemake)
+
+
+def test_a_defect_shows_its_traceback(snakemake):
+    with pytest.raises(KeyError):
+        fail(snakemake, KeyError("gone"))
+    assert "KeyError: 'gone'" in log_of(snakemake)
+
+
+@pytest.mark.parametrize(("network", "value"), [(False, "1"), (True, "0")])
+def test_only_fetching_jobs_see_the_network(snakemake, network, value):
+    snakemake.params["network"] = network
+    with job(snakemake):
+        assert os.environ["HF_HUB_OFFLINE"] == value
