@@ -120,7 +120,7 @@ def assert_close(got: Effects, expected: Effects, *, rounding: float = 1.0) -> N
     neurons=st.sampled_from([1, 3, 64, 65, 130]),
     vocab=st.sampled_from([2, 17, 300, 2048, 2049]),
     kind=st.sampled_from(["LN", "RMS"]),
-    size=st.sampled_from([1e-4, 1e-2, 0.3, 1.0, 3.0]),
+    size=st.sampled_from([1e-4, 1e-2, 0.3, 1.0]),
 )
 def test_effects_equal_brute_force(
     kernel: ModuleType, dtype: torch.dtype, seed: int, tokens: int, neurons: int, vocab: int, kind: str, size: float

@@ -112,6 +112,22 @@ def forward_effects(
     return _stack(outcomes)
 
 
+def stack_tokens(rows: Sequence[Effects], ranked: Sequence[int]) -> Effects:
+    """One `Effects` [variants, tokens, neurons] of one per token, ranks for the variants asked for."""
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack([getattr(row, name)[..., 0] for row in rows], axis=1)
+
+    chosen = list(ranked)
+    return Effects(
+        loss=stacked("loss"),
+        entropy=stacked("entropy"),
+        kl=stacked("kl"),
+        rank=stacked("rank")[chosen] if chosen else None,
+        prediction=stacked("prediction")[chosen] if chosen else None,
+    )
+
+
 def restore_projection(
     logits: Float[Tensor, "pairs vocab"], base: Float[Tensor, "pairs vocab"], reference: Reference
 ) -> Float[Tensor, "pairs vocab"]:

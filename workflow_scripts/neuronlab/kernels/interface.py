@@ -24,6 +24,8 @@ from torch import Tensor
 
 from neuronlab.readout import Readout
 
+BLOCK = 256  # rows at a time
+
 
 class KernelError(ValueError):
     """Input that a kernel does not cover, or shapes that do not belong together."""
@@ -45,6 +47,10 @@ class Reference:
     def negative_entropy(self) -> float:
         """Sum of q log q: the part of KL(q || p) that no model changes."""
         return float(torch.special.xlogy(self.q, self.q).sum())
+
+    def to(self, device: torch.device) -> Reference:
+        """The same on another device."""
+        return Reference(self.q.to(device), self.direction.to(device))
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,10 @@ def directions(
     dtype: torch.dtype = torch.float32,
 ) -> Directions:
     """Logits of the neurons' output directions; `w` as the measures use it (centred for LN, gamma_post * w)."""
-    U = readout.centre(w.to(readout.W.dtype)) @ readout.W
+    centred = readout.centre(w.to(readout.W.dtype))
+    U = torch.empty(len(w), readout.vocab, dtype=dtype, device=readout.W.device)
+    for start in range(0, len(w), BLOCK):  # a read-out in float64 must not make all of U in float64
+        U[start : start + BLOCK] = centred[start : start + BLOCK] @ readout.W
     return from_logits(U, reference=reference, dtype=dtype)
 
 
@@ -216,7 +225,7 @@ def from_logits(
 
 
 def products(
-    rows: Float[Tensor, "rows vocab"], vector: Float[Tensor, " vocab"], block: int = 256
+    rows: Float[Tensor, "rows vocab"], vector: Float[Tensor, " vocab"], block: int = BLOCK
 ) -> Float[Tensor, " rows"]:
     """rows @ vector in float64, in blocks of rows, so that no float64 copy of the whole is made."""
     vector = vector.to(rows.device)

@@ -1,0 +1,211 @@
+"""Last-layer states of a text's counted positions, batch by batch: what every ablation rule iterates over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from neuronlab.ablation import AblationError, LastLayer, Tokens, choose_kernel, readout_dtype
+from neuronlab.frequencies import unigram
+from neuronlab.kernels.interface import Reference
+from neuronlab.model_files import ModelSpec
+from neuronlab.models import Model, load_model
+from neuronlab.replacements import ActivationStatistics, Donors, Replacement, draw_donors, parse_replacements
+from neuronlab.tables import read_table
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Text:
+    """tokens.parquet as arrays."""
+
+    tokens: Int[Array, "sequences position"]
+    documents: Int[Array, "sequences position"]
+    counted: Bool[Array, "sequences position"]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Text:
+        """Read tokens.parquet.
+
+        Raises:
+            AblationError: if nothing is counted, or a sequence's last position is, which has no next token.
+        """
+        frame = read_table(path, "tokens").sort("sequence")
+        text = cls(*(np.array(frame[name].to_list()) for name in ("tokens", "documents", "counted")))
+        if not text.counted.any():
+            raise AblationError(f"{path}: no position counts; lower min_position of the text or use more of it")
+        if text.counted[:, -1].any():
+            raise AblationError(f"{path}: a last position is counted, but it has no next token; make the table again")
+        return text
+
+    def rows(self, sequences: Int[Array, " tokens"], positions: Int[Array, " tokens"]) -> dict[str, Array]:
+        """The columns of `schemas.TOKEN` for some positions."""
+        return {
+            "sequence": sequences,
+            "position": positions,
+            "document": self.documents[sequences, positions],
+            "token": self.tokens[sequences, positions],
+            "next_token": self.tokens[sequences, positions + 1],
+        }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Counted positions of a few sequences, flat over tokens, in order.
+
+    Attributes:
+        sequence, position: where each token stands.
+        tokens: its state.
+        donated: activations at the donor positions, if asked for.
+    """
+
+    sequence: Int[Array, " tokens"]
+    position: Int[Array, " tokens"]
+    tokens: Tokens
+    donated: Float[Array, "tokens neurons"] | None
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def chunks(self, size: int) -> Iterator[slice]:
+        """Slices of at most `size` tokens."""
+        for start in range(0, len(self), size):
+            yield slice(start, min(start + size, len(self)))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A loaded model with a text, its statistics and the replacements to be made."""
+
+    model: Model
+    last: LastLayer
+    text: Text
+    statistics: ActivationStatistics
+    replacements: list[Replacement]
+    donors: Donors | None
+
+    def delta(
+        self, batch: Batch, part: slice, neurons: Sequence[int] | slice, replacement: Replacement
+    ) -> Float[Tensor, "tokens neurons"]:
+        """Replacement minus activation, float64, for a chunk of tokens and some neurons."""
+        return self.value(batch, part, neurons, replacement) - batch.tokens.activations[part][:, neurons].double()
+
+    def value(
+        self, batch: Batch, part: slice, neurons: Sequence[int] | slice, replacement: Replacement
+    ) -> Float[Tensor, "tokens neurons"]:
+        """What the activations are replaced by, float64."""
+        donated = None if batch.donated is None else batch.donated[part]
+        values = self.statistics.values(replacement, batch.position[part], donated)[:, neurons]
+        return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.last.device)
+
+    def batches(self, sequences: Sequence[int], batch_size: int, label: str) -> Iterator[Batch]:
+        """States of the counted positions of `sequences`, `batch_size` sequences at a time."""
+        wanted = [s for s in sequences if self.text.counted[s].any()]
+        for start in tqdm(range(0, len(wanted), batch_size), desc=label, unit="batch", file=sys.stderr, disable=None):
+            yield self.batch(wanted[start : start + batch_size])
+
+    def batch(self, sequences: Sequence[int]) -> Batch:
+        """States of the counted positions of some sequences, by one forward pass (two with donors)."""
+        chosen = np.asarray(sequences, dtype=np.int64)
+        counted = self.text.counted[chosen]
+        row, position = np.nonzero(counted)
+        state = self.model.run(torch.from_numpy(self.text.tokens[chosen]).long())
+        device = self.last.device
+        places = torch.from_numpy(row).to(state.residual.device), torch.from_numpy(position).to(state.residual.device)
+        targets = torch.from_numpy(self.text.tokens[chosen][row, position + 1]).long()
+        tokens = Tokens(
+            residual=state.residual[places].to(device),
+            activations=state.activations[places].to(device),
+            targets=targets.to(device),
+            mlp=None if state.mlp_out is None else state.mlp_out[places].to(device),
+        )
+        donated = None
+        if self.donors is not None:
+            lenders = self.donors.sequence[chosen]
+            lent = self.model.run(torch.from_numpy(self.text.tokens[lenders]).long()).activations.cpu().numpy()
+            donated = lent[row, self.donors.position[chosen[row], position]].astype(np.float64)
+        return Batch(chosen[row], position, tokens, donated)
+
+    def tiles(self, size: int) -> list[slice]:
+        """Slices of at most `size` neurons."""
+        return [slice(start, min(start + size, self.last.neurons)) for start in range(0, self.last.neurons, size)]
+
+
+def set_up(
+    *,
+    model: ModelSpec,
+    tokens: str | Path,
+    counts: str | Path,
+    statistics: str | Path,
+    include_padded: bool,
+    kernel: str,
+    replacements: Sequence[str],
+    seed: int,
+) -> Setup:
+    """Check the replacements, read the tables, load the model: cheap checks first.
+
+    Raises:
+        ReplacementError, AblationError, TableError, ModelError: whatever does not fit.
+    """
+    parsed = parse_replacements(replacements)
+    text = Text.read(tokens)
+    statistics_frame, counts_frame = read_table(statistics, "activation_statistics"), read_table(counts, "token_counts")
+    loaded = load_model(model)
+    last = last_layer(loaded, counts_frame, include_padded=include_padded, kernel=kernel)
+    return Setup(
+        model=loaded,
+        last=last,
+        text=text,
+        statistics=ActivationStatistics.of_layer(statistics_frame, last.layer, last.neurons),
+        replacements=parsed,
+        donors=draw_donors(text.counted, seed) if any(r.kind == "resample" for r in parsed) else None,
+    )
+
+
+def last_layer(model: Model, counts: pl.DataFrame, *, include_padded: bool, kernel: str) -> LastLayer:
+    """The last layer of a model with a text's unigram distribution, on the device that effects are computed on.
+
+    That is the model's GPU where it is one that knows float64, the CPU otherwise (mps).
+
+    Raises:
+        AblationError: for counts of another vocabulary, or an unknown kernel.
+    """
+    device = model.device if model.device.type == "cuda" else torch.device("cpu")
+    layer = model.n_layers - 1
+    precise = device.type == "cuda" or model.device.type == "cpu"
+    dtype = readout_dtype(model.d_model, model.d_vocab) if precise else torch.float32
+    readout = model.readout(dtype).to(device)
+    return LastLayer(
+        layer=layer,
+        readout=readout,
+        w=model.w_out(layer).to(device),
+        raw=model.raw_w_out(layer).to(device),
+        reference=reference_of(model, counts, include_padded=include_padded).to(device),
+        kernel=choose_kernel(kernel, readout, device),
+        threads=torch.get_num_threads(),
+    )
+
+
+def reference_of(model: Model, counts: pl.DataFrame, *, include_padded: bool) -> Reference:
+    """The unigram distribution of a text as the kernels take it.
+
+    Raises:
+        AblationError: if the counts are of another vocabulary.
+    """
+    if len(counts) != model.d_vocab:
+        raise AblationError(
+            f"token counts have {len(counts)} ids, the vocabulary of {model.spec.key} {model.d_vocab}; "
+            "they belong to another model: delete them and run again"
+        )
+    found = unigram(counts, include_padded=include_padded)
+    return Reference(torch.from_numpy(found.p), torch.from_numpy(found.direction))
