@@ -15,7 +15,29 @@ import polars as pl
 from neuronlab.schemas import SCHEMAS, VARIANTS
 from neuronlab.tables import check_frame, write_table
 
-WORDS = ["the", "of", "marlow", "Tessa", "river", "was", "born", "in", "a", "small", "<b>town</b>", "&", "went", "to", "old", "harbour", "", "by", "night", "\n", "said"]
+WORDS = [
+    "the",
+    "of",
+    "marlow",
+    "Tessa",
+    "river",
+    "was",
+    "born",
+    "in",
+    "a",
+    "small",
+    "<b>town</b>",
+    "&",
+    "went",
+    "to",
+    "old",
+    "harbour",
+    "",
+    "by",
+    "night",
+    "\n",
+    "said",
+]
 
 
 @dataclass

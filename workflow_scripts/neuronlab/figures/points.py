@@ -95,7 +95,7 @@ def place_labels(
     """
     px, py = x.place(frame[x.column].to_numpy()), y.place(frame[y.column].to_numpy())
     if not len(frame):
-        return frame.with_columns(pl.lit(0.0).alias("label_x"), pl.lit(0.0).alias("label_y"))
+        return frame.with_columns(label_x=pl.lit(0.0), label_y=pl.lit(0.0), leader=pl.lit(False))
     crowd = np.empty((0, 2))
     if obstacles is not None and len(obstacles):
         crowd = np.column_stack([x.place(obstacles[x.column].to_numpy()), y.place(obstacles[y.column].to_numpy())])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import altair as alt
 
+from neuronlab.figures.pdf import settled_pdf
 from neuronlab.tables import atomic_path
 
 FORMATS = ("svg", "png", "pdf", "html", "json")
@@ -43,10 +44,22 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[str | Path]) -> None:
             else:
                 chart.save(str(temporary), format=kind)
             if kind == "svg":
-                _make_responsive(temporary)
+                temporary.write_text(_settled_svg(temporary.read_text(encoding="utf-8")), encoding="utf-8")
+            elif kind == "pdf":
+                temporary.write_bytes(settled_pdf(temporary.read_bytes()))
 
 
-def _make_responsive(path: Path) -> None:
-    """Let the picture shrink to the page it is shown on, keeping its natural size as the upper limit."""
-    svg = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(r"<svg ", '<svg style="max-width:100%;height:auto" ', svg, count=1), encoding="utf-8")
+def _settled_svg(svg: str) -> str:
+    """The picture with ids counted from 0, and able to shrink to the page that it is shown on.
+
+    The renderer numbers gradients and clips over the life of the process, so the same chart would differ by
+    what was drawn before it.
+    """
+    for kind in ("gradient", "clip"):
+        numbers: dict[str, int] = {}
+        svg = re.sub(
+            rf"\b({kind}_?)(\d+)\b",
+            lambda found, seen=numbers: f"{found[1]}{seen.setdefault(found[2], len(seen))}",
+            svg,
+        )
+    return svg.replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)

@@ -114,9 +114,12 @@ def linear_domain(*values: pl.Series, include: Sequence[float] = (), pad: float 
 
 
 def log_domain(*values: pl.Series, include: Sequence[float] = (), pad: float = 0.04) -> list[float]:
-    """A positive domain for a logarithmic axis, with a margin; [0.1, 1] if no value is positive."""
+    """A positive domain for a logarithmic axis, with a margin; [0.1, 1] if no value is positive.
+
+    Values below 1e-290, too small to take a logarithm of, count as zero.
+    """
     found = np.array([*(v for series in values for v in series.drop_nulls()), *include], dtype=float)
-    found = found[found > 0]
+    found = found[found > 1e-290]
     if not len(found):
         return [0.1, 1.0]
     low, high = np.log10(found.min()), np.log10(found.max())
