@@ -41,20 +41,14 @@ from neuronlab.schemas import OUTCOMES, VARIANTS
 from neuronlab.synthetic import ablate_synthetic, random_directions, synthetic_coefficients
 from neuronlab.tables import TableError, read_table, write_table
 from neuronlab.traces import trace_neurons
+from text_files import POSITIONS, counts_frame, token_ids, write_text
 
 NAMES = list(VARIANTS)
-POSITIONS, SEQUENCES = 24, 6
 TinyModel = Callable[..., Model]
 
 
-def counts_frame(vocab: int = 200, real: int = 196) -> pl.DataFrame:
-    count = np.random.default_rng(0).zipf(1.5, vocab) * 50
-    count[real:] = 0
-    return pl.DataFrame({"token": np.arange(vocab), "count": count, "real": np.arange(vocab) < real})
-
-
-def some_tokens(seed: int = 0, sequences: int = SEQUENCES) -> torch.Tensor:
-    return torch.randint(2, 196, (sequences, POSITIONS), generator=torch.Generator().manual_seed(seed))
+def some_tokens() -> torch.Tensor:
+    return torch.from_numpy(token_ids(sequences=1))
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class State:
 
 def state_of(model: Model, dtype: torch.dtype, kernel: str) -> State:
     last = last_layer(model, counts_frame(), include_padded=False, kernel=kernel)
-    ids = some_tokens(sequences=1)
+    ids = some_tokens()
     final = model.run(ids)
     mlp = None if final.mlp_out is None else final.mlp_out[0, :-1]
     tokens = Tokens(final.residual[0, :-1], final.activations[0, :-1], ids[0, 1:], mlp)
@@ -330,23 +324,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tiny_directories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
-    ids = some_tokens(3).numpy()
-    counted = np.zeros(ids.shape, dtype=bool)
-    counted[:, 3:-1] = True
-    counted[4] = False
-    counted[2, 10] = False
-    documents = np.repeat([[0], [0], [1], [1], [2], [3]], POSITIONS, axis=1)
-    documents[1, 12:] = 1
-    frame = pl.DataFrame(
-        {
-            "sequence": range(SEQUENCES),
-            "tokens": ids.tolist(),
-            "documents": documents.tolist(),
-            "counted": counted.tolist(),
-        }
-    )
-    write_table(frame, folder / "tokens.parquet", "tokens")
-    write_table(counts_frame(), folder / "counts.parquet", "token_counts")
+    write_text(folder)
     run = Run(folder, ModelSpec("tiny", "directory", path=str(tiny_directories["gpt2"]), device="cpu"))
     measure_activations(**run.common(), baseline=folder / "baseline.parquet", layers=[-1, 0], batch_size=4)
     return run
