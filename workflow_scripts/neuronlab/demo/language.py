@@ -45,9 +45,10 @@ OUTCOME_SHARES = (0.40, 0.33, 0.27)  # context, memory, hedge
 RELATION_TRAITS = (MEMORY, CONTEXT, UNKNOWN, CONTEXT, MEMORY)
 SUBJECT_PULL, RELATION_PULL = 2.2, 0.8  # in nats
 
-LONG_SPAN_SHARE = 0.30  # of documents open with one long repeated span
-# Shares of the remaining tokens, and the mean number of tokens of one such segment.
-SEGMENTS = {"text": (0.34, 9.9), "fact": (0.22, 5.8), "span": (0.06, 19.1), "contradiction": (0.18, 13.3)}
+LONG_SPAN_SHARE = 0.30  # of documents are one span, again and again
+NONSENSE_SHARE = 0.35  # of a random span's units
+# Shares of the other documents' tokens (in proportion), and the mean number of tokens of one such segment.
+SEGMENTS = {"text": (0.34, 9.9), "fact": (0.22, 5.8), "span": (0.04, 19.1), "contradiction": (0.18, 13.3)}
 
 STREAMS = {"training": 0, "evaluation_a": 1, "evaluation_b": 2, "counts": 3}
 
@@ -62,6 +63,7 @@ class World:
     first_word: int
     first_subject: int
     first_object: int
+    first_nonsense: int
     word_probability: Float[np.ndarray, "words"]
     successors: Int[np.ndarray, "words slots"]
     subject_probability: Float[np.ndarray, "subjects"]
@@ -101,6 +103,8 @@ def build_world() -> World:
     units = (".", HEDGE, *(phrase for phrase, _ in RELATIONS.values()))
     first_word = len(units)
     units += (*lexicon.words, *lexicon.subjects, *(name for family in lexicon.objects for name in family))
+    first_nonsense = len(units)
+    units += lexicon.nonsense
     probability = zipf(WORDS, 1.0)
     subjects, relations = SUBJECTS, len(RELATIONS)
     # People who are easily told otherwise, people about whom memory holds, and people about whom nobody is sure.
@@ -122,6 +126,7 @@ def build_world() -> World:
         first_word=first_word,
         first_subject=first_word + WORDS,
         first_object=first_word + WORDS + subjects,
+        first_nonsense=first_nonsense,
         word_probability=probability,
         successors=_successors(rng, probability),
         subject_probability=zipf(subjects, 0.5),
@@ -157,8 +162,9 @@ class Sampler:
         self._outcomes = world.outcome_probability.tolist()
         rates = np.array([share / length for share, length in SEGMENTS.values()])
         self._kinds = slots(rates / rates.sum(), 1024).tolist()
-        # Random spans may hold any word or name, but no relation: they must not state anything.
-        self._span_units = list(range(world.first_word, len(world.units)))
+        # Random spans may hold any word, name or nonsense, but no relation: they must not state anything.
+        self._span_units = list(range(world.first_word, world.first_nonsense))
+        self._nonsense = list(range(world.first_nonsense, len(world.units)))
 
     def document(self, stream: str, seed: int, index: int, tokens: int) -> list[int]:
         """One document of at least ``tokens`` tokens; the same arguments always give the same document."""
@@ -168,9 +174,8 @@ class Sampler:
         document: list[int] = []
         length, counts = 0, self.token_counts
         if draw() < LONG_SPAN_SHARE:
-            half = (tokens - 2) // 2
-            document = self.repeated_span(draw, half // 3 + int(draw() * (half - half // 3)))
-            length = sum(counts[unit] for unit in document)
+            shortest, longest = 12, max(13, tokens // 2 - 1)
+            return self.repeated_span(draw, shortest + int(draw() * (longest - shortest)), fill=tokens)
         writers = (self.sentence, self.fact, self.short_span, self.contradiction)
         while length < tokens:
             segment = writers[self._kinds[int(draw() * 1024)]](draw)
@@ -224,18 +229,23 @@ class Sampler:
             second[2] = 1  # the hedge word's unit
         return first + between + second
 
-    def repeated_span(self, draw: Callable[[], float], tokens: int) -> list[int]:
-        """A span of at least ``tokens`` tokens, twice: random words and names, or (three in ten) ordinary text."""
-        span: list[int] = []
-        if draw() < 0.3:
+    def repeated_span(self, draw: Callable[[], float], tokens: int, fill: int = 0) -> list[int]:
+        """A span of about ``tokens`` tokens, twice, or until ``fill`` tokens are full.
+
+        Random words, names and nonsense, or (one in five) ordinary text.
+        """
+        counts = self.token_counts
+        if draw() < 0.2:
             span = self._chain(draw, max(2, int(tokens / 1.2)))
+            length = sum(counts[unit] for unit in span)
         else:
-            pool, counts, length = self._span_units, self.token_counts, 0
+            span, length = [], 0
             while length < tokens:
+                pool = self._nonsense if draw() < NONSENSE_SHARE else self._span_units
                 unit = pool[int(draw() * len(pool))]
                 span.append(unit)
                 length += counts[unit]
-        return [*span, *span, FULL_STOP]
+        return [*span * max(2, -(-fill // length)), FULL_STOP]
 
     def short_span(self, draw: Callable[[], float]) -> list[int]:
         return self.repeated_span(draw, 5 + int(draw() * 9))

@@ -23,6 +23,7 @@ RESERVED |= {"anal", "anus", "dik", "fuk", "nazi", "rape", "kil", "kok", "suk", 
 OPENING_PIECES, INNER_PIECES, NAME_PIECES = 44, 56, 22
 SURNAMES, TWO_WORD_SUBJECTS, SPELLED_SUBJECTS = 20, 45, 45
 SPELLED_OBJECTS = 6  # of each relation's objects
+NONSENSE = 4000  # strings of pieces that occur in repeated spans alone, so that their spelling cannot be known
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Lexicon:
     words: tuple[str, ...]
     subjects: tuple[str, ...]
     objects: tuple[tuple[str, ...], ...]
+    nonsense: tuple[str, ...]
     single_tokens: frozenset[str]
     pieces: tuple[str, ...]
 
@@ -112,11 +114,13 @@ def invent_lexicon(
         family = [spelled(capital, int(rng.choice([1, 2])), str(rng.choice(ends))) for _ in range(SPELLED_OBJECTS)]
         family += [whole_name(1 + int(rng.random() < 0.5), ends) for _ in range(objects - len(family))]
         families.append(tuple(str(name) for name in rng.permutation(family)))
+    nonsense = tuple(spelled(opening + capital, int(rng.choice([2, 3, 4]))) for _ in range(NONSENSE))
     pieces = [f"▁{piece}" for piece in opening + capital] + inner + [end for ends in endings for end in ends]
     return Lexicon(
         words=tuple(vocabulary),
         subjects=tuple(str(name) for name in rng.permutation(people)),
         objects=tuple(families),
+        nonsense=nonsense,
         single_tokens=frozenset(single),
         pieces=tuple(dict.fromkeys(pieces)),
     )

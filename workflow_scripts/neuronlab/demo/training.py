@@ -21,7 +21,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from neuronlab.demo import tokenizer
 from neuronlab.demo.language import Sampler
 
-STEPS, WARM_UP, FLAT_UNTIL, FINAL_SHARE = 16_500, 100, 0.6, 0.02
+STEPS, WARM_UP, FLAT_UNTIL, FINAL_SHARE = 12_000, 100, 0.6, 0.02
 BATCH, SEQUENCE = 32, 128
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 2e-3, 0.1, (0.9, 0.98)
 CHECKPOINT_STEPS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -40,6 +40,7 @@ def model_config() -> GPTNeoXConfig:
         use_parallel_residual=False,
         rotary_pct=1.0,
         max_position_embeddings=SEQUENCE,
+        initializer_range=0.05,  # normal; with 0.02 induction heads appear more than twice as late
         tie_word_embeddings=False,
         bos_token_id=tokenizer.BOS_ID,
         eos_token_id=tokenizer.BOS_ID,
@@ -76,6 +77,8 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = GPTNeoXForCausalLM(model_config())
+    # The plain attention is a quarter faster than the fused kernel at this size on one thread.
+    model.set_attn_implementation("eager")
     optimizer = _optimizer(model)
     sampler = tokenizer.build_sampler()
     counts = np.zeros(model.config.vocab_size, dtype=np.int64)

@@ -46,8 +46,9 @@ def evaluation_documents(split: str, count: int) -> list[list[int]]:
         draw = uniforms(split, 0, index)
         document = sampler.compose(draw, SHORTEST + int(draw() * (LONGEST - SHORTEST)))
         while len(tokenizer.document_tokens(document)) > WINDOW:
-            end = len(document) - 2 - document[-2::-1].index(FULL_STOP)
-            document = document[: end + 1]
+            # Drop the last sentence; of a document that is one long span, the last word.
+            stops = [i for i, unit in enumerate(document[:-1]) if unit == FULL_STOP]
+            document = document[: stops[-1] + 1] if stops else [*document[:-2], FULL_STOP]
         found.append(document)
     return found
 
