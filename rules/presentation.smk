@@ -271,6 +271,7 @@ rule write_cards:
         statistics=f"{TEXT}/activation_statistics.parquet",
         effects=f"{ABLATION}/effects.parquet",
         traces=f"{ABLATION}/traces.parquet",
+        frequency_cosine=f"{TEXT}/frequency_cosine.parquet",
         verification=f"{ABLATION}/verification.parquet",
     output:
         cards=report(
@@ -294,5 +295,6 @@ rule write_cards:
     params:
         code=library("write_cards"),
         replacement=SHOWN,
+        seed=config["seed"],
     script:
         "../workflow_scripts/write_cards.py"

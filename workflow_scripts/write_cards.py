@@ -3,7 +3,7 @@
 from neuronlab.cards import write_cards
 from neuronlab.jobs import job
 
-with job(snakemake) as run:
+with job(snakemake):
     write_cards(
         neurons=snakemake.input.neurons,
         null_space=snakemake.input.null_space,
@@ -14,7 +14,10 @@ with job(snakemake) as run:
         statistics=snakemake.input.statistics,
         effects=snakemake.input.effects,
         traces=snakemake.input.traces,
+        frequency_cosine=snakemake.input.frequency_cosine,
         cards=snakemake.output.cards,
+        model=snakemake.wildcards.model,
+        text=snakemake.wildcards.text,
         replacement=snakemake.params.replacement,
-        provenance=run.provenance,
+        seed=snakemake.params.seed,
     )
