@@ -79,6 +79,8 @@ def make(d: int, vocab: int, tokens: int, neurons: int, scale: float) -> Problem
     readout = fold(
         3.5 * draw(d, vocab) / d**0.5, None, torch.ones(d), torch.zeros(d), eps=1e-5, kind="LN", dtype=torch.float32
     )
+    # What all pairs share is computed in float64, as in the rules where it is not too large.
+    precise = readout.to(dtype=torch.float64)
     residual, w, delta = 10 * draw(tokens, d), 0.1 * scale * draw(neurons, d), draw(tokens, neurons)
     targets = torch.multinomial(readout.logits(residual).softmax(-1), 1, generator=generator)[:, 0]
     return Problem(
@@ -87,9 +89,9 @@ def make(d: int, vocab: int, tokens: int, neurons: int, scale: float) -> Problem
         w,
         delta,
         targets,
-        clean_state(readout, residual, targets),
-        directions(readout, w),
-        coefficients(readout, residual, w, delta, variants=VARIANTS),
+        clean_state(precise, residual, targets),
+        directions(precise, w),
+        coefficients(precise, residual, w, delta, variants=VARIANTS),
     )
 
 

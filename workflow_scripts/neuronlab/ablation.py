@@ -32,7 +32,7 @@ from neuronlab.schemas import RANK_VARIANTS, VARIANTS
 
 KERNELS = ("auto", "numba", "torch", "brute_force")
 RANKED = tuple(list(VARIANTS).index(name) for name in RANK_VARIANTS)
-# Read-outs up to this size are kept in float64: their products with residuals and weights are shared by all pairs.
+# Read-outs up to this size are kept in float64; larger ones become so block by block, whenever they are used.
 DOUBLE_READOUT_BYTES = 2**30
 TORCH_BUDGET = {"cpu": 32 * 2**20, "cuda": 4 * 2**30}  # bytes of temporaries; small ones stay in a CPU's cache
 
@@ -118,7 +118,7 @@ def choose_kernel(kernel: str, readout: Readout, device: torch.device) -> str:
 
 
 def readout_dtype(d: int, vocab: int) -> torch.dtype:
-    """Precision of the read-out's products: float64 unless it would be too large."""
+    """Precision that the folded read-out is kept in: float64 unless that would be too large."""
     return torch.float64 if d * vocab * 8 <= DOUBLE_READOUT_BYTES else torch.float32
 
 
