@@ -18,7 +18,7 @@ from neuronlab.figures.points import Axis
 from neuronlab.tables import read_table
 
 TITLE = "Singular values of the unembedding and the neurons in its null space"
-BINS = 256
+BINS, WHOLE_BINS = 256, 96
 LEGEND = {"orient": "bottom", "direction": "horizontal", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 3}
 
 
@@ -119,6 +119,8 @@ def _cosines(
     frame: pl.DataFrame, d: int, automatic: int, configured: Sequence[int], x: Axis, y: Axis, legend: bool
 ) -> alt.LayerChart:
     span = int(np.ceil(x.domain[0])), int(np.floor(x.domain[1])) + 1
+    # Over the whole spectrum single neurons are a thicket: only their group's mean square is drawn there.
+    tail = x.domain[0] > 0 or d <= WHOLE_BINS
     profile = bin_profile(frame, *span)
     profile = profile.with_columns(group=pl.col("set"))
     present = frame["set"].unique(maintain_order=True).to_list()
@@ -135,13 +137,18 @@ def _cosines(
         )
     )
     means = (
-        alt.Chart(group_rms(frame, *span).with_columns(group=pl.col("set")))
+        alt.Chart(group_rms(frame, *span, BINS if tail else WHOLE_BINS).with_columns(group=pl.col("set")))
         .mark_line(strokeWidth=2.6)
         .encode(
             x=alt.X("index:Q", scale=x.scale()), y=y.y(), color=groups.colour_encoding(present, show=legend, **LEGEND)
         )
     )
-    layers = [*_shades(automatic, d, x, y.pixels), *_lines(configured, d, x, named=False), lines, means]
+    layers = [
+        *_shades(automatic, d, x, y.pixels),
+        *_lines(configured, d, x, named=False),
+        *([lines] if tail else []),
+        means,
+    ]
     return alt.layer(*layers).properties(width=x.pixels, height=y.pixels)
 
 
@@ -212,14 +219,15 @@ def chart(
     d = len(singular_values)
     numbers = dict(profiles.group_by("set").agg(pl.col("label").n_unique()).iter_rows())
     shown = ", ".join(f"{numbers[name]} {name}" for name in groups.colours(list(numbers))[0]) or "no neuron selected"
-    width = -(-d // BINS)
+    width = -(-d // WHOLE_BINS)
+    chance = float(singular_values["automatic_p_value"].max())
     subtitle = [
         theme.about(model, None, f"d_model {d}", shown),
         "shaded: null space of automatic size, "
-        + (f"k = {automatic}" if automatic else "which found none")
-        + ("; dashed: configured k" if configured else ""),
-        "thin: one neuron; bold: root mean square of the group",
-        f"thin lines over the whole spectrum: the largest of every {width} directions" if width > 1 else None,
+        + (f"k = {automatic} (p = {chance:.2g} for a drop as sharp by chance)" if automatic else "which found none"),
+        "dashed: configured k" if configured else None,
+        "bold: root mean square of the group" + (f", left over every {width} directions" if width > 1 else ""),
+        "thin: single neurons",
         "triangle: the all-ones direction, exactly null by the final LayerNorm; not on the logarithmic axis"
         if singular_values["exact_null"].any()
         else None,
