@@ -121,7 +121,7 @@ def place_labels(
                     (crowd[:, 0] > box[0]) & (crowd[:, 0] < box[2]) & (crowd[:, 1] > box[1]) & (crowd[:, 1] < box[3])
                 ).sum()
             )
-            cost = 1000 * outside + 400 * hit_label + 150 * hit_point + 4 * min(covered, 30) + np.hypot(dx, dy) * 0.8
+            cost = 1000 * outside + 400 * hit_label + 150 * hit_point + 2 * min(covered, 12) + np.hypot(dx, dy) * 0.8
             if cost < best_cost:
                 best, best_cost, best_box = (cx, cy), cost, box
         centre_x[i], centre_y[i] = best

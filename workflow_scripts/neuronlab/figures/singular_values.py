@@ -185,8 +185,11 @@ def panels(
     y_spectrum = Axis(
         "singular_value", "singular value of W_U", tuple(theme.log_domain(positive, pad=0.12)), True, height
     )
-    top = float(profiles["cosine"].abs().max() or 1.0) if len(profiles) else 1.0
-    y_cosine = Axis("cosine", "|cos(w_out, U_j)|", (0.0, min(1.02, top * 1.08)), pixels=height)
+    drawn = profiles if d <= WHOLE_BINS else profiles.filter(pl.col("index") >= d - tail)
+    top = max(
+        float(drawn["cosine"].abs().max() or 0.0), float(group_rms(profiles, 0, d, WHOLE_BINS)["cosine"].max() or 0.0)
+    )
+    y_cosine = Axis("cosine", "|cos(w_out, U_j)|", (0.0, min(1.02, top * 1.08) or 1.0), pixels=height)
     ranges = [] if tail_only else [("index j of the singular direction", 0, width)]
     if tail < d or tail_only:
         name = "index j of the singular direction" if tail_only else f"index j: the last {tail} directions"
@@ -226,8 +229,8 @@ def chart(
         "shaded: null space of automatic size, "
         + (f"k = {automatic} (p = {chance:.2g} for a drop as sharp by chance)" if automatic else "which found none"),
         "dashed: configured k" if configured else None,
-        "bold: root mean square of the group" + (f", left over every {width} directions" if width > 1 else ""),
-        "thin: single neurons",
+        "bold: root mean square of the group"
+        + (f" (left: over every {width} directions); thin: single neurons (right)" if width > 1 else "; thin: neurons"),
         "triangle: the all-ones direction, exactly null by the final LayerNorm; not on the logarithmic axis"
         if singular_values["exact_null"].any()
         else None,

@@ -58,6 +58,7 @@ def finish(
             domainColor="#9aa3ac",
             tickColor="#9aa3ac",
             titlePadding=8,
+            labelFlush=False,
         )
         .configure_legend(
             labelFontSize=LABEL_SIZE,
