@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("Snakefile", "rules", "workflow_scripts", "config", "profiles")
+CODE = ("Snakefile", "rules", "workflow_scripts", "config", "envs", "profiles")
 WORDS = ("the", "and", "harbour", "in", "an", "old", "morning", "walking", "she", "then", "hen", "sand", "tin", "at")
 
 
@@ -58,7 +58,8 @@ class Project:
     def command(self, *arguments: str, default_config: bool = False) -> list[str]:
         configured = [] if default_config else ["--configfile", str(self.config_path)]
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(self.code / "Snakefile")]
-        return [*snakemake, "--directory", str(self.directory), "--cores", "2", *configured, *arguments]
+        # Targets first: --configfile would take them for further files.
+        return [*snakemake, *arguments, "--directory", str(self.directory), "--cores", "2", *configured]
 
     def environment(self) -> dict[str, str]:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
