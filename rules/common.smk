@@ -23,6 +23,7 @@ from neuronlab.model_files import model_directory
 from neuronlab.model_sizes import check_null_space_k, check_selections, read_sizes
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.published_models import published_name
+from neuronlab.replacements import ReplacementError, parse_replacements
 from neuronlab.selection_rules import SelectionError, complete_parameters
 
 SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
@@ -32,7 +33,8 @@ try:
     check_config(config)
     for name, entry in config["selections"].items():
         complete_parameters(name, {k: v for k, v in entry.items() if k != "text"})
-except (ConfigError, SelectionError) as error:
+    parse_replacements(config["ablation"]["replacements"])
+except (ConfigError, SelectionError, ReplacementError) as error:
     raise WorkflowError(str(error)) from None
 
 COMPUTE = config["compute"]

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project import Project
+import yaml
+from project import ROOT, Project
 
 
 def refuse(project: Project, config: dict) -> str:
@@ -30,6 +31,8 @@ def set_value(config: dict, path: str, value: object) -> dict:
     [
         ("ablation.replacement", ["mean"], "unknown key 'ablation.replacement'; did you mean 'replacements'?"),
         ("compute.shards", "two", "'two' is not of type 'integer'"),
+        ("ablation.replacements", ["men"], "ablation.replacements: 'men' is no replacement; there are mean,"),
+        ("selections.entropy", {"rule": "top_rho"}, "selections.entropy.count is missing: the rule 'top_rho' needs it"),
         ("models.inputs", {"source": "demo"}, "models.inputs: the name is reserved"),
         ("models.tiny.path", "nowhere", "models.tiny.path: there is no directory 'nowhere'"),
         ("models.tiny.null_space_k", [32], "models.tiny.null_space_k: 32 directions, but the model has d_model 32"),
@@ -64,6 +67,17 @@ def test_an_unknown_revision_lists_the_known_ones(project, tiny_directory):
     output = refuse(project, config)
     assert "models.tiny@step_7" in output
     assert "step_7" in output
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_are_planned_once_their_paths_are_filled_in(project, example):
+    config, own = yaml.safe_load(example.read_text()), project.config()
+    for name, entries in (("models", config["models"]), ("texts", config["texts"])):
+        path = next(iter(own[name].values()))["path"]
+        for entry in entries.values():
+            entry["path"] = path
+    project.configure(config)
+    assert project.planned()["measure_neurons"] == len(config["models"])
 
 
 def test_a_dry_run_needs_no_network(project):
