@@ -56,8 +56,8 @@ class Card:
     neuron: int
     sets: list[str]
     measures: list[Measure]
-    promoted: list[tuple[str, float]]
-    suppressed: list[tuple[str, float]]
+    promoted: list[tuple[int, str, float]]
+    suppressed: list[tuple[int, str, float]]
     activation: Row | None
     histogram: list[int]
     effects: Row | None
@@ -101,7 +101,7 @@ def weight_measures(
         _measure(here, neuron, "norm", "norm", "length of the output weights w_out"),
         _measure(here, neuron, "logit_var", "LogitVar", "variance over the vocabulary of cos(w_out, W_U)"),
     ]
-    sizes = null_space.select("k", "k_rule").unique().sort("k", "k_rule")
+    sizes = null_space.select("k", "k_rule").unique().sort("k_rule", "k", descending=[True, False])
     for k, rule in sizes.iter_rows():
         rho = null_space.filter((pl.col("layer") == layer) & (pl.col("k") == k) & (pl.col("k_rule") == rule))
         meaning = f"share of |w_out| in the null space of W_U, its last {k} directions ({rule} size)"
@@ -119,12 +119,14 @@ def weight_measures(
     return [measure for measure in found if measure is not None]
 
 
-def boosted(table: pl.DataFrame, layer: int, neuron: int) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """Promoted and suppressed tokens with their cosine, the extreme first."""
+def boosted(
+    table: pl.DataFrame, layer: int, neuron: int
+) -> tuple[list[tuple[int, str, float]], list[tuple[int, str, float]]]:
+    """Promoted and suppressed tokens as (id, text, cosine), the extreme first."""
     here = table.filter((pl.col("layer") == layer) & (pl.col("neuron") == neuron))
     top = here.filter(pl.col("rank") >= 0).sort("rank")
     bottom = here.filter(pl.col("rank") < 0).sort("rank", descending=True)
-    columns = ["token_string", "cosine"]
+    columns = ["token", "token_string", "cosine"]
     return list(top.select(columns).iter_rows()), list(bottom.select(columns).iter_rows())
 
 

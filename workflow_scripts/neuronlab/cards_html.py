@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from html import escape
 from math import ceil
 
-from neuronlab.cards_data import Card, Excerpt, Measure, Token
+from neuronlab.cards_data import Card, Excerpt, Measure, Row, Token
 from neuronlab.cards_style import ACTIVE, INACTIVE, LEVELS, LOWERED, RAISED, STYLE, shades, tint
 from neuronlab.cards_svg import MINUS, MISSING, OUTCOME_NAMES, effect_plot, histogram, number
 
+# Effects of single neurons are mostly thousandths of a nat: one unit for all, so that cards can be compared.
+UNIT, UNIT_NAME = 1e-3, f"10<sup>{MINUS}3</sup> nats"
 SET_NAMES = {"entropy": "entropy neuron", "token_frequency": "token-frequency neuron"}
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
+def _plain(text: str) -> str:
+    return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def visible(text: str, *, edges: bool = False) -> str:
     """Escaped text of a token; line ends (and, with `edges`, spaces at the ends) as marks that can be seen."""
-    text = CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
+    text = _plain(text)
     lead = len(text) - len(text.lstrip(" ")) if edges else 0
     trail = len(text) - len(text.rstrip(" ")) if edges and text.strip(" ") else 0
     core = escape(text[lead : len(text) - trail])
@@ -39,6 +45,10 @@ def _set_name(name: str) -> str:
 
 def _anchor(card: Card) -> str:
     return f"n{card.layer}-{card.neuron}"
+
+
+def _in_unit(value: float | None) -> str:
+    return number(None if value is None else value / UNIT)
 
 
 def _signed(value: float) -> str:
@@ -75,9 +85,8 @@ def _measures(measures: Sequence[Measure]) -> str:
     for measure in measures:
         place = ""
         if measure.percentile is not None:
-            place = (
-                f'<span class="strip"><i style="left:{measure.percentile:.1f}%"></i></span>{measure.percentile:.1f} %'
-            )
+            place = f'<span class="strip"><i style="left:{measure.percentile:.1f}%"></i></span>'
+            place += f'<span class="pct">{measure.percentile:.1f} %</span>'
         rows.append(
             f'<tr><td title="{escape(measure.meaning)}">{escape(measure.name)}</td>'
             f"<td>{number(measure.value)}</td><td>{place}</td></tr>"
@@ -86,14 +95,14 @@ def _measures(measures: Sequence[Measure]) -> str:
     return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
 
 
-def _interval(row: dict, name: str) -> str:
+def _interval(row: Row, name: str, unit: float = 1.0) -> str:
     if row.get(name) is None:
         return MISSING
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    span = (
-        f'<br><span class="ci">{number(low)} to {number(high)}</span>' if low is not None and high is not None else ""
-    )
-    return f"{number(row[name])}{span}"
+    span = ""
+    if low is not None and high is not None:
+        span = f'<br><span class="ci">{number(low / unit)} to {number(high / unit)}</span>'
+    return f"{number(row[name] / unit)}{span}"
 
 
 def _effects(card: Card) -> str:
@@ -104,14 +113,16 @@ def _effects(card: Card) -> str:
     lines = [
         ("te", "total, mean |change|"),
         ("de", "direct, mean |change|"),
-        ("m", f"1 {MINUS} DE/TE"),
+        ("m", f"1&nbsp;{MINUS}&nbsp;DE/TE"),
         ("total", "mean change"),
         ("direct", "direct part"),
         ("indirect", "indirect part (norm)"),
     ]
     body = []
     for key, name in lines:
-        cells = "".join(f"<td>{_interval(row, f'{key}_{outcome}')}</td>" for outcome in OUTCOME_NAMES)
+        cells = "".join(
+            f"<td>{_interval(row, f'{key}_{outcome}', 1.0 if key == 'm' else UNIT)}</td>" for outcome in OUTCOME_NAMES
+        )
         body.append(f"<tr><td>{name}</td>{cells}</tr>")
         if key == "te":
             ranks = [card.effect_ranks.get(f"te_{outcome}") for outcome in OUTCOME_NAMES]
@@ -125,18 +136,20 @@ def _effects(card: Card) -> str:
         extra.append(f"The top prediction changes at {100 * change:.2g} %{span} of the tokens.")
     if row.get("reciprocal_rank_change") is not None:
         extra.append(f"Mean |change| of the correct token's reciprocal rank: {number(row['reciprocal_rank_change'])}.")
-    table = f'<div class="scroll"><table class="slim"><tr><th>nats</th>{head}</tr>{"".join(body)}</table></div>'
+    table = f'<div class="scroll"><table class="slim"><tr><th>{UNIT_NAME}</th>{head}</tr>{"".join(body)}</table></div>'
     return f'{table}<p class="note" style="margin-top:8px">{" ".join(extra)}</p>'
 
 
-def _boosted(title: str, rows: Sequence[tuple[str, float]], colour: tuple[int, int, int]) -> str:
-    most = max((abs(cosine) for _, cosine in rows), default=0.0) or 1.0
+def _boosted(title: str, rows: Sequence[tuple[int, str, float]], colour: tuple[int, int, int]) -> str:
+    most = max((abs(cosine) for _, _, cosine in rows), default=0.0) or 1.0
     items = []
-    for text, cosine in rows:
+    for token, text, cosine in rows:
+        # A token that is part of a character has no text of its own.
+        shown = visible(text, edges=True) if _plain(text).strip("\N{REPLACEMENT CHARACTER}") else f"token {token}"
         share = 100 * abs(cosine) / most
         fill = f"background:linear-gradient(90deg,{tint(colour, 4)} {share:.0f}%,transparent {share:.0f}%)"
         items.append(
-            f'<li style="{fill}"><span class="mono">{visible(text, edges=True)}</span>'
+            f'<li style="{fill}" title="token {token}"><span class="mono">{shown}</span>'
             f"<span>{number(cosine, 2)}</span></li>"
         )
     body = f'<ol class="tok">{"".join(items)}</ol>' if items else '<p class="note">not listed</p>'
@@ -206,13 +219,14 @@ def _index(cards: Sequence[Card]) -> str:
             of(card, "norm"),
             of(card, "LogitVar"),
             of(card, rho),
-            number(row.get("te_loss")),
+            _in_unit(row.get("te_loss")),
             number(row.get("m_loss")),
-            number(row.get("te_entropy")),
+            _in_unit(row.get("te_entropy")),
             MISSING if change is None else f"{100 * change:.2g} %",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    unit = f'<br><span class="ci">{UNIT_NAME}</span>'
+    head = "".join(f"<th>{escape(name)}{unit if name in ('TE loss', 'TE entropy') else ''}</th>" for name in names)
     return f'<div class="index scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 

@@ -45,7 +45,8 @@ p{margin:0 0 10px}.lead{color:var(--faint)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}
 th,td{text-align:right;padding:4px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
 .slim th,.slim td{padding:4px 6px}.slim td:first-child{white-space:normal;padding-left:0}
-th{font-weight:600;color:var(--faint);font-size:13px}
+sup{line-height:0;font-size:75%}
+th{vertical-align:bottom;font-weight:600;color:var(--faint);font-size:13px}
 th:first-child,td:first-child,.index td:nth-child(2),.index th:nth-child(2){text-align:left}
 .scroll{overflow-x:auto}
 .index{background:#fff;border:1px solid var(--line);border-radius:8px;padding:6px 10px;margin:14px 0 4px}
@@ -74,6 +75,7 @@ th:first-child,td:first-child,.index td:nth-child(2),.index th:nth-child(2){text
 .strip{position:relative;display:inline-block;width:84px;height:9px;background:#e7ebee;border-radius:5px;
   vertical-align:middle;margin-right:8px}
 .strip i{position:absolute;top:-2px;width:4px;height:13px;margin-left:-2px;border-radius:2px;background:var(--ink)}
+.pct{display:inline-block;min-width:58px}
 .note{font-size:13px;color:var(--faint)}
 .ci{font-size:12px;color:var(--faint)}
 .tokens{display:grid;grid-template-columns:1fr 1fr;gap:0 18px}

@@ -96,7 +96,7 @@ def effect_plot(
     for tick in ticks:
         if not low <= log10(tick) <= high:
             continue
-        x, text = at(tick), f"{tick:g}".replace("e-0", f"e{MINUS}")
+        x, text = at(tick), f"{tick * 1e3:.6g}".replace("e-0", f"e{MINUS}")
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - foot}" stroke="#e3e7ea"/>')
         parts.append(f'<text x="{x:.1f}" y="{height - foot + 15}" text-anchor="middle">{text}</text>')
     for i, name in enumerate(names):
@@ -117,7 +117,8 @@ def effect_plot(
             parts.append(
                 f'<circle cx="{at(value):.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="#d55e00" stroke-width="2"/>'
             )
-    parts.append(f'<text x="{left}" y="{height - 6}">mean |change| (nats), logarithmic</text>')
+    power = f'10<tspan dy="-4" font-size="9">{MINUS}3</tspan><tspan dy="4"> nats'
+    parts.append(f'<text x="{left}" y="{height - 6}">mean |change| ({power}), logarithmic</tspan></text>')
     label = "Total and direct effects with intervals; the numbers are in the table"
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{label}">'

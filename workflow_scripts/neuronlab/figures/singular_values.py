@@ -181,7 +181,8 @@ def panels(
     """Spectrum above cosines, whole and tail side by side."""
     d = len(singular_values)
     tail = min(d, max(4 * max([automatic, *configured, 4]), 32))
-    positive = singular_values.filter(~pl.col("exact_null"))["singular_value"]
+    shown = singular_values.filter(~pl.col("exact_null") & (pl.col("index") >= (d - tail if tail_only else 0)))
+    positive = shown["singular_value"]
     y_spectrum = Axis(
         "singular_value", "singular value of W_U", tuple(theme.log_domain(positive, pad=0.12)), True, height
     )

@@ -95,7 +95,7 @@ def panel(frame: pl.DataFrame, order: Sequence[str], x: Axis, *, legend: bool, n
         x=x.x(), shape=shape, color=colour
     )
     height = max(120, 30 * len(order))
-    return alt.layer(draws, twins, bars, dots).properties(width=x.pixels, height=height)
+    return alt.layer(draws, bars, dots, twins).properties(width=x.pixels, height=height)
 
 
 def chart(

@@ -86,7 +86,10 @@ def prepare(
     pooled = {box: f"{box}|({number})" for box, number in sizes.iter_rows()}
     members = members.with_columns(pl.col("box").replace(pooled))
     boxes = {outcome: box_numbers(traces, members, outcome) for outcome in outcomes}
-    return boxes, members["box"].unique(maintain_order=True).to_list(), max(len(chosen) - limit, 0)
+    order = members.filter(~control)["box"].unique(maintain_order=True).to_list()
+    order += [pooled[box] for box in CONTROL_LABELS.values() if box in pooled]
+    order += [box for box in members["box"].unique(maintain_order=True) if box not in order]
+    return boxes, order, max(len(chosen) - limit, 0)
 
 
 def panel(
