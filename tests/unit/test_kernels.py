@@ -278,3 +278,31 @@ def test_input_that_does_not_fit_is_refused() -> None:
         case.run(numba_kernel, torch.float64)
     with pytest.raises(KernelError, match="outside the vocabulary"):
         interface.clean_state(case.readout, case.residual, case.targets + 10_000)
+
+
+@pytest.mark.parametrize("nats", [0.2, 5.0, 20.0, 27.0, 28.0, 45.0, 54.0, 56.0, 200.0])
+def test_a_change_that_turns_the_distribution_over(nats: float) -> None:
+    """All mass on a token that the change takes down, as far as the others go up: twice the bound on |D| in between."""
+    vocab = 100
+    logits = torch.zeros(1, vocab, dtype=torch.float64)
+    logits[0, 0] = 60.0
+    lp = logits.log_softmax(-1)
+    p = lp.exp()
+    u = torch.linspace(0.9, 1.0, vocab, dtype=torch.float64)[None]
+    u[0, 0] = -1.0
+    u = u.float().double()
+    zero, target = torch.zeros(1, vocab, dtype=torch.float64), torch.tensor([3])
+    entropy = torch.special.entr(p).sum(-1)
+    clean = interface.Clean(
+        z=zero.float(), lp=lp.float(), p=p.float(), targets=target, loss=-lp[:, 3], entropy=entropy, kl=zero[:, 0],
+        rank=target, prediction=target,
+    )  # fmt: skip
+    factor = torch.full((1, 1, 1), nats, dtype=torch.float64)
+    got = numba_kernel.effects(
+        clean, interface.from_logits(u), Coefficients(torch.zeros_like(factor), factor, (False,)), ranked=(0,)
+    )
+    after = (logits + nats * u).log_softmax(-1)
+    assert got.loss.item() == pytest.approx(float(lp[0, 3] - after[0, 3]), rel=1e-6, abs=1e-6)
+    assert got.entropy.item() == pytest.approx(float(-(after.exp() * after).sum() - entropy), rel=1e-5, abs=1e-5)
+    assert got.prediction.item() == after.argmax()
+    assert got.rank.item() == (after > after[0, 3]).sum()

@@ -170,11 +170,17 @@ def fold(
         if not torch.isfinite(tensor).all():
             raise ReadoutError(f"{name} holds NaN or infinity; the weights are damaged")
 
-    unembedding = W_U.detach().to(torch.float64)
-    b = torch.zeros(vocab, dtype=torch.float64, device=W_U.device) if b_U is None else b_U.detach().to(torch.float64)
+    # mps has no float64: there the folding is done on the CPU, and what comes out stays there.
+    device = torch.device("cpu") if W_U.device.type == "mps" else W_U.device
+
+    def precise(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device).to(torch.float64)
+
+    unembedding = precise(W_U)
+    b = torch.zeros(vocab, dtype=torch.float64, device=device) if b_U is None else precise(b_U)
     if bias is not None:
-        b = b + bias.detach().to(torch.float64) @ unembedding
-    W = gain.detach().to(torch.float64)[:, None] * unembedding
+        b = b + precise(bias) @ unembedding
+    W = precise(gain)[:, None] * unembedding
     if kind == "LN":
         W = W - W.mean(0, keepdim=True)
     centred = softcap is None
@@ -182,7 +188,7 @@ def fold(
         W = W - W.mean(1, keepdim=True)
         b = b - b.mean()
     if real is None:
-        real = torch.ones(vocab, dtype=torch.bool, device=W_U.device)
+        real = torch.ones(vocab, dtype=torch.bool)
     return Readout(
         W=W.to(dtype).contiguous(),
         b=b.to(dtype),
@@ -190,7 +196,7 @@ def fold(
         kind=kind,
         softcap=None if softcap is None else float(softcap),
         vocabulary_centred=centred,
-        real=real,
-        post_gain=None if post_gain is None else post_gain.detach().to(dtype),
+        real=real.to(device),
+        post_gain=None if post_gain is None else precise(post_gain).to(dtype),
         post_eps=None if post_eps is None else float(post_eps),
     )

@@ -8,7 +8,7 @@ A bound on |D| from the largest |z|, |u|, |g| sorts every triple into one of fou
 
 * zero: no change at all (exactly zero effects);
 * small, |D| log2(e) <= 1/2: the polynomial alone;
-* large, up to 80 powers of two: with reduction of the exponent, and D centred under p;
+* large, up to 40 powers of two: with reduction of the exponent, and D centred under p, which may double it;
 * huge: float64 with a shift, one by one. Rare, and slow.
 
 Each triple is computed alone and in one order: the number of threads changes no bit.
@@ -39,7 +39,7 @@ from neuronlab.kernels.rank_kernel import ranks
 
 BLOCK = 2048  # ids per block: z, p and lp of a block fill half of a 48 kB cache
 TILE = 64  # neurons per tile: their block of u stays in the second cache
-SMALL, LARGE = 0.5, 80.0  # |D| in powers of two
+SMALL, LARGE = 0.5, 40.0  # |D| in powers of two; twice LARGE times |lp| must stay within a float32's range
 ZERO_WAY, SMALL_WAY, LARGE_WAY, HUGE_WAY = 0, 1, 2, 3
 F0, F1 = np.float32(0), np.float32(1)
 
@@ -65,7 +65,7 @@ def _small(z, u, g, p, lp, a, b, c):
 
 @njit(fastmath={"reassoc", "nsz"}, nogil=True, cache=True)
 def _large(z, u, g, p, lp, a, b, c, shift):
-    """The same with y + shift for |y| up to LARGE."""
+    """The same for y + shift, |y| and |shift| up to LARGE."""
     s, h = F0, F0
     for i in range(p.size):
         y = shift
