@@ -79,8 +79,8 @@ def draw(name: str, paths: dict[str, Path], figures: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_says_which_model_and_how_much_and_its_bytes_repeat(
-    name: str, paths: dict[str, Path], tmp_path: Path
+def test_a_figure_names_model_counts_and_neurons_and_its_bytes_repeat(
+    name: str, paths: dict[str, Path], world: fake_tables.World, tmp_path: Path
 ) -> None:
     first, second = ([tmp_path / f"{run}.{suffix}" for suffix in ("svg", "png", "json")] for run in ("a", "b"))
     draw(name, paths, first)
@@ -92,18 +92,10 @@ def test_a_figure_says_which_model_and_how_much_and_its_bytes_repeat(
     if name not in NO_TEXT:
         assert "text evaluation" in svg
         assert "nats" in svg
+    if name in HIGHLIGHTS:
+        assert not [neuron for neuron in world.entropy if f">{world.last}.{neuron}<" not in svg]
     assert first[1].read_bytes().startswith(b"\x89PNG")
     assert json.loads(first[2].read_text())["$schema"].startswith("https://vega.github.io/schema/vega-lite")
-
-
-@pytest.mark.parametrize("name", HIGHLIGHTS)
-def test_selected_neurons_are_named(
-    name: str, paths: dict[str, Path], world: fake_tables.World, tmp_path: Path
-) -> None:
-    draw(name, paths, [tmp_path / "figure.svg"])
-    svg = (tmp_path / "figure.svg").read_text()
-    missing = [neuron for neuron in world.entropy if f">{world.last}.{neuron}<" not in svg]
-    assert not missing
 
 
 def test_all_formats_are_written_and_html_works_offline(paths: dict[str, Path], tmp_path: Path) -> None:
