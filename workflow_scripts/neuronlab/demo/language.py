@@ -46,7 +46,8 @@ RELATION_TRAITS = (MEMORY, CONTEXT, UNKNOWN, CONTEXT, MEMORY)
 SUBJECT_PULL, RELATION_PULL = 2.2, 0.8  # in nats
 
 LONG_SPAN_SHARE = 0.30  # of documents are one span, again and again
-NONSENSE_SHARE = 0.35  # of a random span's units
+SHORTEST_LONG_SPAN = 16
+SPELLED_SHARE = 0.2  # of a random span's units take several tokens; with it the first copy's tokens are nearly uniform
 # Shares of the other documents' tokens (in proportion), and the mean number of tokens of one such segment.
 SEGMENTS = {"text": (0.34, 9.9), "fact": (0.22, 5.8), "span": (0.04, 19.1), "contradiction": (0.18, 13.3)}
 
@@ -162,9 +163,10 @@ class Sampler:
         self._outcomes = world.outcome_probability.tolist()
         rates = np.array([share / length for share, length in SEGMENTS.values()])
         self._kinds = slots(rates / rates.sum(), 1024).tolist()
-        # Random spans may hold any word, name or nonsense, but no relation: they must not state anything.
-        self._span_units = list(range(world.first_word, world.first_nonsense))
-        self._nonsense = list(range(world.first_nonsense, len(world.units)))
+        # Random spans hold any word, name or nonsense, but no relation: they must not state anything.
+        spans = range(world.first_word, len(world.units))
+        self._whole_units = [unit for unit in spans if token_counts[unit] == 1]
+        self._spelled_units = [unit for unit in spans if token_counts[unit] > 1]
 
     def document(self, stream: str, seed: int, index: int, tokens: int) -> list[int]:
         """One document of at least ``tokens`` tokens; the same arguments always give the same document."""
@@ -174,7 +176,7 @@ class Sampler:
         document: list[int] = []
         length, counts = 0, self.token_counts
         if draw() < LONG_SPAN_SHARE:
-            shortest, longest = 12, max(13, tokens // 2 - 1)
+            shortest, longest = SHORTEST_LONG_SPAN, max(SHORTEST_LONG_SPAN, tokens // 2 - 1)
             return self.repeated_span(draw, shortest + int(draw() * (longest - shortest)), fill=tokens)
         writers = (self.sentence, self.fact, self.short_span, self.contradiction)
         while length < tokens:
@@ -241,7 +243,7 @@ class Sampler:
         else:
             span, length = [], 0
             while length < tokens:
-                pool = self._nonsense if draw() < NONSENSE_SHARE else self._span_units
+                pool = self._spelled_units if draw() < SPELLED_SHARE else self._whole_units
                 unit = pool[int(draw() * len(pool))]
                 span.append(unit)
                 length += counts[unit]

@@ -23,7 +23,7 @@ RESERVED |= {"anal", "anus", "dik", "fuk", "nazi", "rape", "kil", "kok", "suk", 
 OPENING_PIECES, INNER_PIECES, NAME_PIECES = 44, 56, 22
 SURNAMES, TWO_WORD_SUBJECTS, SPELLED_SUBJECTS = 20, 45, 45
 SPELLED_OBJECTS = 6  # of each relation's objects
-NONSENSE = 4000  # strings of pieces that occur in repeated spans alone, so that their spelling cannot be known
+NONSENSE = 4000  # strings of pieces, and single pieces, that occur in repeated spans alone
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def invent_lexicon(
         family += [whole_name(1 + int(rng.random() < 0.5), ends) for _ in range(objects - len(family))]
         families.append(tuple(str(name) for name in rng.permutation(family)))
     nonsense = tuple(spelled(opening + capital, int(rng.choice([2, 3, 4]))) for _ in range(NONSENSE))
+    nonsense += tuple(stem for stem in opening + capital if stem.lower() not in inventor.taken)
     pieces = [f"▁{piece}" for piece in opening + capital] + inner + [end for ends in endings for end in ends]
     return Lexicon(
         words=tuple(vocabulary),

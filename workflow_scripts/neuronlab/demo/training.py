@@ -21,9 +21,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from neuronlab.demo import tokenizer
 from neuronlab.demo.language import Sampler
 
-STEPS, WARM_UP, FLAT_UNTIL, FINAL_SHARE = 12_000, 100, 0.6, 0.02
+STEPS, WARM_UP, FLAT_UNTIL, FINAL_SHARE = 9_000, 100, 0.6, 0.02
 BATCH, SEQUENCE = 32, 128
-LEARNING_RATE, WEIGHT_DECAY, BETAS = 2e-3, 0.1, (0.9, 0.98)
+LEARNING_RATE, WEIGHT_DECAY, BETAS = 2e-3, 0.2, (0.9, 0.98)
 CHECKPOINT_STEPS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 COUNTS_FILE = "token_counts.npy"
 
