@@ -27,10 +27,11 @@ def boosted(
     Both parts begin with the extreme. Ids that only pad the vocabulary are left out; equal cosines stand in the
     order of their ids. Fewer than 2 `count` real ids give lists that overlap.
     """
-    ids = readout.real.nonzero().flatten()
-    columns = readout.W[:, ids].double()
+    # On the CPU: a few neurons are no work, and not every accelerator knows float64.
+    ids = readout.real.nonzero().flatten().cpu()
+    columns, w = readout.W.cpu()[:, ids].double(), w.cpu().double()
     columns = columns / columns.norm(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
-    unit = w.double() / w.double().norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    unit = w / w.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     cosine = unit @ columns
     order = cosine.argsort(dim=1, descending=True, stable=True)
     chosen = torch.cat([order[:, :count], order[:, -count:].flip(1)], dim=1)
@@ -38,9 +39,18 @@ def boosted(
 
 
 def spell_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
-    """Every id as text: decoded by itself, so that a leading space is a space; ids without a token are named."""
+    """Every id as the text that it adds within a sequence; ids without a token are named.
+
+    Many tokenizers (SentencePiece, Metaspace) drop the space before the first token of what they decode. What a
+    token adds after another one, here itself, keeps it.
+    """
     known = set(tokenizer.get_vocab().values())
-    return [tokenizer.decode([token]) if token in known else f"<padding {token}>" for token in range(d_vocab)]
+
+    def spelled(token: int) -> str:
+        alone, twice = tokenizer.decode([token]), tokenizer.decode([token, token])
+        return twice[len(alone) :] if twice.startswith(alone) else alone
+
+    return [spelled(token) if token in known else f"<padding {token}>" for token in range(d_vocab)]
 
 
 def boost_tokens(

@@ -13,6 +13,7 @@ Where a norm follows the MLP (Gemma-2), its scale moves as it does for the neuro
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuronlab.ablation import AblationError, clean_of, coefficients, run_kernel
+from neuronlab.ablation import clean_of, coefficients, run_kernel
 from neuronlab.ablation_shards import DocumentSums, token_values
 from neuronlab.effects import KEYS, effects_frame
 from neuronlab.final_states import Setup, set_up
@@ -57,11 +58,11 @@ def ablate_synthetic(
     """Write synthetic.parquet: effects of the selections' last-layer neurons in `draws` random directions each.
 
     Raises:
-        AblationError: for kernel "brute_force", which knows no directions that change from token to token.
-        ReplacementError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
     """
     if kernel == "brute_force":
-        raise AblationError("compute.kernel 'brute_force' has no synthetic controls; set controls.synthetic_draws to 0")
+        print("WARNING: synthetic controls by kernel 'torch': brute force has no such directions", file=sys.stderr)
+        kernel = "torch"
     chosen = read_table(selection, "selection").filter(pl.col("kind") == "selection")
     setup = set_up(
         model=model,
