@@ -6,6 +6,11 @@ import numpy as np
 import polars as pl
 from neuronlab.boosted_tokens import boost_tokens, boosted, spell_tokens
 from neuronlab.tables import read_table, write_table
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import PreTrainedTokenizerFast
 
 
 def test_the_ends_of_the_sorted_cosines(architecture, tiny_model):
@@ -30,6 +35,18 @@ def test_spelling_keeps_spaces_and_names_padding(tiny_model):
     padded = np.flatnonzero(~model.readout().real.numpy())
     assert len(padded) > 0
     assert all(strings[token] == f"<padding {token}>" for token in padded)
+
+
+def test_spelled_tokens_join_to_the_text():
+    """A tokenizer that strips the first space of what it decodes, as SentencePiece's do."""
+    pieces = Tokenizer(WordLevel({"\u2581the": 0, "\u2581river": 1, "s": 2, ".": 3, "<unk>": 4}, unk_token="<unk>"))
+    pieces.pre_tokenizer, pieces.decoder = Metaspace(), MetaspaceDecoder()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>")
+    strings = spell_tokens(tokenizer, 6)
+    assert tokenizer.decode([1]) == "river"
+    assert strings == [" the", " river", "s", ".", strings[4], "<padding 5>"]
+    ids = [0, 1, 2, 3, 0, 1]
+    assert "".join(strings[token] for token in ids).lstrip(" ") == tokenizer.decode(ids)
 
 
 def test_the_rule_writes_selected_neurons_only(tmp_path, tiny_model):
