@@ -198,11 +198,24 @@ def test_box_numbers_are_those_of_all_tokens(tables: dict[str, pl.DataFrame], wo
         traces = tables["traces"].filter(pl.col("neuron").is_in(neurons))
         for effect in ("total", "direct"):
             values = np.abs(traces[f"entropy_{effect}"].to_numpy())
-            expected = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
+            expected = np.quantile(values, [0.1, 0.25, 0.5, 0.75, 0.9])
             row = rows[box, effect]
             assert [row[name] for name in ("low", "q1", "median", "q3", "high")] == pytest.approx(expected, rel=1e-12)
             assert row["mean"] == pytest.approx(values.mean(), rel=1e-12)
             assert (row["n_tokens"], row["n_neurons"]) == (len(values), len(neurons))
+
+
+def test_a_control_of_two_kinds_is_in_both_boxes(tables: dict[str, pl.DataFrame], world: fake_tables.World) -> None:
+    both = world.uniform[3]
+    again = tables["selection"].filter(pl.col("neuron") == both).with_columns(kind=pl.lit("norm_matched"))
+    chosen = (
+        tables["selection"].filter(pl.col("neuron") == both).with_columns(neuron=pl.lit(world.entropy[0], pl.Int32))
+    )
+    members = total_direct.members_of(tables["traces"], pl.concat([tables["selection"], again, chosen]), None)
+    boxes = members.filter(pl.col("group") == groups.CONTROLS)
+    assert sorted(boxes.filter(pl.col("box") == "random")["neuron"]) == sorted(world.uniform)
+    assert sorted(boxes.filter(pl.col("box") != "random")["neuron"]) == sorted([*world.matched, both])
+    assert members.filter(pl.col("neuron") == world.entropy[0])["group"].to_list() == ["entropy neurons"]
 
 
 @pytest.mark.parametrize("bins", [7, 64])

@@ -137,7 +137,7 @@ def draw(
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
 ) -> None:
-    """Rule `entropy_prediction`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_entropy_prediction`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(effects, "effects"),
         groups.read_selection(selection),

@@ -150,6 +150,6 @@ def draw(
     model: str,
     sets: Sequence[str] | None = None,
 ) -> None:
-    """Rule `norm_logitvar`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_norm_logitvar`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(read_table(neurons, "neurons"), groups.read_selection(selection), model=model, sets=sets)
     saving.save(made, figures)

@@ -59,7 +59,7 @@ def _spectrum(tables: Tables, sets: Sequence[str] | None) -> alt.TopLevelMixin:
         tail_only=True,
         legend=False,
         width=WIDTH,
-        height=HEIGHT // 2 - 27,
+        height=HEIGHT // 2 - 20,
     )
     return _titled(
         made, "b", "Singular values of W_U, and where weights lie", "shaded: null space, automatic; dashed: configured"
@@ -148,7 +148,7 @@ def draw(
     replacement: str | None = None,
     k: int | None = None,
 ) -> None:
-    """Rule `overview`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_overview`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(neurons, "neurons"),
         read_table(singular_values, "singular_values"),

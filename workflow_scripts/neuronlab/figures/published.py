@@ -98,5 +98,5 @@ def chart(published: pl.DataFrame, *, model: str) -> alt.TopLevelMixin:
 
 
 def draw(*, published: str | Path, figures: Sequence[str | Path], model: str) -> None:
-    """Rule `published`'s figure: read the table, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_published`: read the table, write the figure in the formats of `figures`' suffixes."""
     saving.save(chart(read_table(published, "published"), model=model), figures)

@@ -188,7 +188,7 @@ def draw(
     replacement: str | None = None,
     k: int | None = None,
 ) -> None:
-    """Rule `rho_mediation`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_rho_mediation`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(effects, "effects"),
         read_table(null_space, "null_space"),

@@ -7,6 +7,7 @@ drop. Below, |cos(w_out, U_j)|: entropy neurons sit in that null space, controls
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -183,9 +184,9 @@ def panels(
     tail = min(d, max(4 * max([automatic, *configured, 4]), 32))
     shown = singular_values.filter(~pl.col("exact_null") & (pl.col("index") >= (d - tail if tail_only else 0)))
     positive = shown["singular_value"]
-    y_spectrum = Axis(
-        "singular_value", "singular value of W_U", tuple(theme.log_domain(positive, pad=0.12)), True, height
-    )
+    low = height < 150  # room for a short title only
+    name = "singular value" if low else "singular value of W_U"
+    y_spectrum = Axis("singular_value", name, tuple(theme.log_domain(positive, pad=0.12)), True, height)
     drawn = profiles if d <= WHOLE_BINS else profiles.filter(pl.col("index") >= d - tail)
     top = max(
         float(drawn["cosine"].abs().max() or 0.0), float(group_rms(profiles, 0, d, WHOLE_BINS)["cosine"].max() or 0.0)
@@ -193,14 +194,14 @@ def panels(
     y_cosine = Axis("cosine", "|cos(w_out, U_j)|", (0.0, min(1.02, top * 1.08) or 1.0), pixels=height)
     ranges = [] if tail_only else [("index j of the singular direction", 0, width)]
     if tail < d or tail_only:
-        name = "index j of the singular direction" if tail_only else f"index j: the last {tail} directions"
-        ranges.append((name, d - tail, width))
+        title = "index j of the singular direction" if tail_only else f"index j: the last {tail} directions"
+        ranges.append((title, d - tail, width))
     columns = []
     for title, start, pixels in ranges:
         x = Axis("index", title, (start - 0.6, d - 0.4), pixels=pixels)
         columns.append(
             alt.vconcat(
-                _spectrum(singular_values, automatic, configured, x, y_spectrum),
+                _spectrum(singular_values, automatic, configured, replace(x, title="") if low else x, y_spectrum),
                 _cosines(profiles, d, automatic, configured, x, y_cosine, legend),
                 spacing=14,
             )
@@ -249,7 +250,7 @@ def draw(
     model: str,
     sets: Sequence[str] | None = None,
 ) -> None:
-    """Rule `singular_values`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_singular_values`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(singular_values, "singular_values"),
         read_table(alignment, "alignment"),

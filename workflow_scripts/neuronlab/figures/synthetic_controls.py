@@ -154,7 +154,7 @@ def draw(
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
 ) -> None:
-    """Rule `synthetic_controls`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_synthetic_controls`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(effects, "effects"),
         read_table(synthetic, "synthetic"),

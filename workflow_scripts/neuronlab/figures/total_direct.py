@@ -19,7 +19,7 @@ from neuronlab.tables import read_table
 TITLE = "Total and direct effect per token"
 LIMIT = 24
 EFFECTS = ("total", "direct")
-WHISKERS = (0.05, 0.95)
+WHISKERS = (0.1, 0.9)
 CONTROL_LABELS = {"uniform": "random", "norm_matched": "norm-|matched"}
 
 
@@ -31,7 +31,7 @@ def box_numbers(traces: pl.DataFrame, members: pl.DataFrame, outcome: str) -> pl
         members: columns neuron, box (label of the box it is pooled into), group.
 
     Returns:
-        Columns box, group, effect, low and high (5 % and 95 % quantiles), q1, median, q3, mean, n_tokens, n_neurons.
+        Columns box, group, effect, low and high (10 % and 90 % quantiles), q1, median, q3, mean, n_tokens, n_neurons.
     """
     joined = traces.join(members.select("neuron", "box", "group"), on="neuron", how="inner")
     frames = []
@@ -57,13 +57,22 @@ def box_numbers(traces: pl.DataFrame, members: pl.DataFrame, outcome: str) -> pl
 def members_of(traces: pl.DataFrame, selection: pl.DataFrame, sets: Sequence[str] | None) -> pl.DataFrame:
     """Which traced neuron goes into which box: each highlighted one into its own, controls pooled by kind."""
     layer = int(traces["layer"].max()) if len(traces) else 0
-    found = groups.group_neurons(selection, layer, sets).filter(pl.col("neuron").is_in(traces["neuron"].unique()))
-    control = pl.col("group") == groups.CONTROLS
-    return found.with_columns(
-        box=pl.when(control)
-        .then(pl.col("kind").replace_strict(CONTROL_LABELS, default="controls"))
-        .otherwise(pl.col("label"))
+    traced = pl.col("neuron").is_in(traces["neuron"].unique().to_list())
+    found = groups.group_neurons(selection, layer, sets).filter(traced)
+    chosen = found.filter(pl.col("group") != groups.CONTROLS).select("neuron", "group", box="label")
+    # A neuron may be a control of both kinds: it belongs into both boxes.
+    names = groups.highlighted_sets(selection, sets)
+    controls = (
+        selection.filter(traced & (pl.col("layer") == layer) & pl.col("control_of").is_in(names))
+        .filter(~pl.col("neuron").is_in(chosen["neuron"].to_list()))
+        .select(
+            "neuron",
+            group=pl.lit(groups.CONTROLS),
+            box=pl.col("kind").replace_strict(CONTROL_LABELS, default="controls", return_dtype=pl.String),
+        )
+        .unique(maintain_order=True)
     )
+    return pl.concat([chosen, controls])
 
 
 def prepare(
@@ -190,7 +199,7 @@ def chart(
             f"{theme.count(per_neuron, 'token')} of {theme.count(documents, 'document')} per neuron",
             effects_data.replaced_by(replacement),
         ),
-        "box: quartiles and median; whiskers: 5 % and 95 % quantiles; diamond: mean; no token removed",
+        "box: quartiles and median; whiskers: 10 % and 90 % quantiles; diamond: mean; no token removed",
         "controls are pooled over neurons (their number in brackets)" if pooled else "no controls traced",
         "quantiles of exactly zero are drawn at the foot of the axis" if zeros else None,
         f"{left_out} more highlighted neurons not drawn" if left_out else None,
@@ -208,7 +217,7 @@ def draw(
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
 ) -> None:
-    """Rule `total_direct`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_total_direct`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(traces, "traces"),
         groups.read_selection(selection),

@@ -106,5 +106,5 @@ def chart(verification: pl.DataFrame, *, model: str, text: str | None = None) ->
 
 
 def draw(*, verification: str | Path, figures: Sequence[str | Path], model: str, text: str) -> None:
-    """Rule `verification`'s figure: read the table, write the figure in the formats of `figures`' suffixes."""
+    """Rule `draw_verification`: read the table, write the figure in the formats of `figures`' suffixes."""
     saving.save(chart(read_table(verification, "verification"), model=model, text=text), figures)
