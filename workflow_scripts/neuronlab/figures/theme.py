@@ -98,11 +98,6 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def neuron_label(layer: int, neuron: int) -> str:
-    """The field's name of a neuron: '11.2378'."""
-    return f"{layer}.{neuron}"
-
-
 def linear_domain(*values: pl.Series, include: Sequence[float] = (), pad: float = 0.04) -> list[float]:
     """A domain that holds every value (missing ones aside), with a margin; [0, 1] if there are none."""
     found = np.array([*(v for series in values for v in series.drop_nulls()), *include], dtype=float)
