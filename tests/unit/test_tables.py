@@ -49,7 +49,7 @@ def test_deviations_are_refused_and_nothing_is_written(tmp_path, counts, change,
 
 def test_nan_is_refused_even_where_missing_values_are_allowed():
     frame = pl.DataFrame({"index": [0], "singular_value": [1.0], "ratio": [float("nan")]})
-    frame = frame.with_columns(automatic=False, exact_null=False)
+    frame = frame.with_columns(automatic=False, exact_null=False, automatic_p_value=0.5)
     with pytest.raises(TableError, match="column 'ratio' holds NaN"):
         check_frame(frame, "singular_values")
     assert check_frame(frame.with_columns(ratio=None), "singular_values")["ratio"].null_count() == 1
