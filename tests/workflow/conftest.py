@@ -20,7 +20,8 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path: Path, tiny_directory: Path) -> Project:
     """A fresh working directory with the small configuration."""
     fresh = Project(tmp_path)
-    fresh.configure(small_config(tiny_directory, make_text(tmp_path / "words.txt")))
+    make_text(tmp_path / "words.txt")
+    fresh.configure(small_config(tiny_directory))
     return fresh
 
 
@@ -32,6 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> 
     """
     directory = tmp_path_factory.mktemp("finished")
     done = Project(directory, copy_code(tmp_path_factory.mktemp("code") / "copy"))
-    done.configure(small_config(tiny_directory, make_text(directory / "words.txt")))
+    make_text(directory / "words.txt")
+    done.configure(small_config(tiny_directory))
     done.run()
     return done

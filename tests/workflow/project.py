@@ -25,11 +25,11 @@ def make_text(path: Path, *, documents: int = 12, words: int = 60, seed: int = 0
     return path
 
 
-def small_config(model: Path, text: Path) -> dict:
-    """Study A of one tiny directory model on one small text, everything cheap."""
+def small_config(model: Path) -> dict:
+    """Study A of one tiny directory model on one small text, `words.txt` in the working directory; everything cheap."""
     return {
         "models": {"tiny": {"source": "directory", "path": str(model), "null_space_k": [4]}},
-        "texts": {"words": {"source": "file", "path": str(text), "sequence_length": 32, "sequences": 8}},
+        "texts": {"words": {"source": "file", "path": "words.txt", "sequence_length": 32, "sequences": 8}},
         "confidence_regulation": {"models": ["tiny"], "texts": ["words"]},
         "selections": {"entropy": {"rule": "top_rho", "count": 3}},
         "controls": {"sets": 2, "synthetic_draws": 2},

@@ -22,9 +22,6 @@ def copy_project(finished: Project, target) -> Project:
     """A copy of a finished working directory, with its times, so that nothing in it is stale."""
     shutil.copytree(finished.directory, target, copy_function=shutil.copy2)
     copied = Project(target)
-    config = copied.config()
-    config["texts"]["words"]["path"] = str(target / "words.txt")
-    copied.configure(config)
     copied.run("--touch")
     return copied
 
