@@ -57,7 +57,8 @@ def test_words_and_names_of_one_to_four_tokens_exist_and_frequent_words_are_whol
     assert set(words) == {1, 2, 3, 4}
     assert min(words.values()) >= 30
     assert set(lengths[WORLD.first_word : WORLD.first_word + 80]) == {1}
-    for names in (lengths[WORLD.first_subject : WORLD.first_object], lengths[WORLD.first_object : WORLD.first_nonsense]):
+    subjects = lengths[WORLD.first_subject : WORLD.first_object]
+    for names in (subjects, lengths[WORLD.first_object : WORLD.first_nonsense]):
         assert 0.5 < np.mean(np.array(names) == 1) < 0.9
         assert set(names) >= {1, 2, 3}
 

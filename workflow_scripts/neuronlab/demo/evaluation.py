@@ -127,7 +127,7 @@ def report(directories: list[Path], measure: Callable[[Path, str], pl.DataFrame]
 
 
 def _cell(value: float, reached: bool | None) -> str:
-    text = f"{value:.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
+    text = f"{value:.0f}" if value.is_integer() and value != 1 else f"{value:.3f}"
     return f"**{text}** (missed)" if reached is False else text
 
 

@@ -59,9 +59,9 @@ def token_frequency(model: GPTNeoXForCausalLM, counts: Int[np.ndarray, "vocabula
     share, largest = above(parts.output_weights)
     expected, _ = above(random - random.mean(1, keepdim=True))
     return [
-        ("d", "last-layer neurons with |cosine| > 0.3", share * neurons, "> random", share > expected),
+        ("d", "last-layer neurons with cosine beyond 0.3 or -0.3", share * neurons, "> random", share > expected),
         ("d", "as many random directions", expected * neurons, "", None),
-        ("d", "largest |cosine|", largest, "", None),
+        ("d", "largest absolute cosine", largest, "", None),
     ]
 
 
