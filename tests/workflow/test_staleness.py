@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from neuronlab.digest import code_digest
 from project import Project
 
 pytestmark = pytest.mark.slow
@@ -33,11 +34,14 @@ def loaded_modules(project: Project) -> dict[str, set[str]]:
     return loaded
 
 
-def directly_stale(project: Project) -> set[str]:
-    """Rules that a dry run plans because their own parameters changed, not because of what runs before them."""
-    output = project.run("--dry-run")
-    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", output, re.MULTILINE)
-    return {rule for rule, details in jobs if "Params have changed" in details}
+def digests(project: Project) -> dict[str, str]:
+    """Rule -> digest of the code that its script reaches, which the rule carries among its parameters."""
+    root = project.code / "workflow_scripts"
+    return {script.stem: code_digest(script, root) for script in root.glob("*.py")}
+
+
+def changed_since(before: dict[str, str], project: Project) -> set[str]:
+    return {rule for rule, digest in digests(project).items() if digest != before[rule]}
 
 
 @contextmanager
@@ -60,14 +64,18 @@ def module_files(project: Project) -> dict[str, Path]:
 
 
 def test_an_edit_makes_stale_exactly_the_rules_that_load_the_module(finished):
-    loaded = loaded_modules(finished)
+    """Rules whose digest changes are those that loaded the module; a dry run plans them and what follows from them."""
+    loaded, before = loaded_modules(finished), digests(finished)
     assert {"measure_neurons", "ablate_neurons", "draw_norm_logitvar"} <= loaded.keys()
+    planned_by: dict[frozenset[str], dict[str, int]] = {frozenset(): {}}
     wrong = {}
     for module, path in module_files(finished).items():
-        expected = {rule for rule, modules in loaded.items() if module in modules}
+        expected = frozenset(rule for rule, modules in loaded.items() if module in modules)
+        if expected not in planned_by:
+            planned_by[expected] = finished.planned("--forcerun", *sorted(expected))
         with edited(path, lambda text: text + "\n_EDITED = True\n"):
-            stale = directly_stale(finished)
-        if stale != expected:
+            stale, planned = changed_since(before, finished) & loaded.keys(), finished.planned()
+        if stale != expected or planned != planned_by[expected]:
             wrong[module] = {"stale in vain": sorted(stale - expected), "missed": sorted(expected - stale)}
         if module in NO_RULE:
             assert expected == set()
@@ -88,7 +96,7 @@ def test_comments_docstrings_layout_and_touching_make_nothing_stale(finished):
 
 def test_a_script_belongs_to_its_rule_alone(finished):
     with edited(finished.code / "workflow_scripts" / "align_neurons.py", lambda text: text + "\nprint()\n"):
-        assert directly_stale(finished) == {"align_neurons"}
+        assert finished.planned() == {"align_neurons": 1, "draw_singular_values": 1, "draw_overview": 1}
 
 
 def test_a_parameter_makes_stale_what_it_enters(finished):
@@ -97,9 +105,11 @@ def test_a_parameter_makes_stale_what_it_enters(finished):
     changed["ablation"]["resamples"] = 101
     finished.configure(changed)
     try:
-        assert directly_stale(finished) == {"summarize_effects", "ablate_synthetic"}
+        planned = finished.planned()
     finally:
         finished.configure(config)
+    assert {"summarize_effects", "ablate_synthetic"} <= planned.keys()
+    assert {"ablate_neurons", "verify_ablation", "trace_neurons", "draw_total_direct"}.isdisjoint(planned)
     assert finished.planned() == {}
 
 

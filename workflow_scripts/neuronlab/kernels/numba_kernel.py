@@ -44,7 +44,9 @@ ZERO_WAY, SMALL_WAY, LARGE_WAY, HUGE_WAY = 0, 1, 2, 3
 F0, F1 = np.float32(0), np.float32(1)
 
 
-@njit(fastmath={"reassoc", "nsz"}, nogil=True, cache=True)
+# Only the outermost function is cached. An inner one that came from a cache could not be inlined when an outer one is
+# compiled: the last digits would depend on which of two processes compiled what first.
+@njit(fastmath={"reassoc", "nsz"}, nogil=True)
 def _small(z, u, g, p, lp, a, b, c):
     """Sums of p E and p E (lp + y) + p y over a block, E = 2^y - 1, y = a z + b u + c g, |y| <= 1/2."""
     s, h = F0, F0
@@ -63,7 +65,7 @@ def _small(z, u, g, p, lp, a, b, c):
     return s, h
 
 
-@njit(fastmath={"reassoc", "nsz"}, nogil=True, cache=True)
+@njit(fastmath={"reassoc", "nsz"}, nogil=True)
 def _large(z, u, g, p, lp, a, b, c, shift):
     """The same for y + shift, |y| and |shift| up to LARGE."""
     s, h = F0, F0
@@ -81,7 +83,7 @@ def _large(z, u, g, p, lp, a, b, c, shift):
     return s, h
 
 
-@njit(fastmath={"reassoc", "nsz"}, nogil=True, cache=True)
+@njit(fastmath={"reassoc", "nsz"}, nogil=True)
 def _dot(p, u):
     s = F0
     for i in range(p.size):
@@ -89,7 +91,7 @@ def _dot(p, u):
     return s
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _huge(z, u, g, lp, a, b, c):
     """Change of the log-sum-exp and sum of p' log p' after a change of any size; float64, base 2 in, nats out."""
     top = -math.inf

@@ -30,7 +30,8 @@ def _logit(z, u, g, lp, a, b, c):
     return lp + fma(a, z, fma(c, g, b * u))
 
 
-@njit(nogil=True, cache=True)
+# Only the outermost function is cached, as in `numba_kernel`.
+@njit(nogil=True)
 def _block(z, u, g, lp, a, b, c, threshold):
     """Number of logits above `threshold`, and the largest as an ordered integer."""
     above, best = ZERO, SMALLEST
@@ -41,7 +42,7 @@ def _block(z, u, g, lp, a, b, c, threshold):
     return above, best
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _all(z, u, g, lp, a, b, c, threshold):
     """Number of logits above `threshold`, and the first largest, over all ids."""
     above, best, where = ZERO, SMALLEST, 0
@@ -57,13 +58,13 @@ def _all(z, u, g, lp, a, b, c, threshold):
     return above, where
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _bucket(value, top, per_unit):
     """Bucket of a log-probability: 0 the largest. Monotone, so that order between buckets is order of values."""
     return min(max(int((top - value) * per_unit), 0), BUCKETS - 1)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _sort(lp, order, starts):
     """Counting sort of ids into buckets, in order of id within each; returns the largest value and buckets per unit."""
     top, bottom = LOWEST, -LOWEST
@@ -83,7 +84,7 @@ def _sort(lp, order, starts):
     return top, per_unit
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _count(z, u, g, lp, order, a, b, c, threshold):
     above = ZERO
     for k in range(order.size):
