@@ -3,7 +3,8 @@
 A small model can only show what large ones do if its text asks for it. Four ingredients ask:
 
 * text: sentences of a Zipfian vocabulary in which every word has its own set of possible successors, so that the best
-  prediction is a distribution and being sure is sometimes wrong (entropy and token-frequency neurons);
+  prediction is a distribution; some documents are muddled, and there the same predictions deserve less confidence
+  (entropy and token-frequency neurons);
 * repeated spans, mostly of random words, which only copying can predict (induction);
 * facts, ``Mirelda was born in Tarvos.``, each of 300 people by 5 relations (parametric memory);
 * contradictions, a statement with a wrong object followed by a second statement about the same thing that repeats the
@@ -39,7 +40,9 @@ CONTEXT, MEMORY, UNKNOWN = 0, 1, 2
 
 WORDS, SUBJECTS, OBJECTS_PER_RELATION = 900, 300, 30
 SUCCESSOR_SLOTS, TABLE_SLOTS = 64, 8192
-ZIPF_JUMP = 0.05  # chance that a successor is drawn from the whole vocabulary
+# A document is of one kind throughout: the chance that a sentence's next word ignores the last one, whether it is then
+# drawn by frequency or evenly, and the share of documents. In muddled ones every prediction has to be tempered.
+CLARITY = {"clear": (0.05, "frequency", 0.4), "rambling": (0.6, "frequency", 0.25), "muddled": (0.6, "evenly", 0.35)}
 HELD_OUT_SHARE = 0.15
 OUTCOME_SHARES = (0.40, 0.33, 0.27)  # context, memory, hedge
 RELATION_TRAITS = (MEMORY, CONTEXT, UNKNOWN, CONTEXT, MEMORY)
@@ -156,6 +159,9 @@ class Sampler:
     def __init__(self, world: World, token_counts: list[int]) -> None:
         self.world, self.token_counts = world, token_counts
         self._words = slots(world.word_probability, TABLE_SLOTS).tolist()
+        tables = {"frequency": self._words, "evenly": list(range(WORDS))}
+        self._clarities = [(chance, tables[table]) for chance, table, _ in CLARITY.values()]
+        self._clarity_slots = slots(np.array([share for *_, share in CLARITY.values()]), 100).tolist()
         self._successors = world.successors.tolist()
         self._subjects = slots(world.subject_probability, TABLE_SLOTS).tolist()
         self._objects = world.fact_object.tolist()
@@ -175,31 +181,33 @@ class Sampler:
     def compose(self, draw: Callable[[], float], tokens: int) -> list[int]:
         document: list[int] = []
         length, counts = 0, self.token_counts
+        clarity = self._clarity_slots[int(draw() * 100)]
         if draw() < LONG_SPAN_SHARE:
             shortest, longest = SHORTEST_LONG_SPAN, max(SHORTEST_LONG_SPAN, tokens // 2 - 1)
-            return self.repeated_span(draw, shortest + int(draw() * (longest - shortest)), fill=tokens)
+            return self.repeated_span(draw, shortest + int(draw() * (longest - shortest)), clarity, fill=tokens)
         writers = (self.sentence, self.fact, self.short_span, self.contradiction)
         while length < tokens:
-            segment = writers[self._kinds[int(draw() * 1024)]](draw)
+            segment = writers[self._kinds[int(draw() * 1024)]](draw, clarity)
             document += segment
             for unit in segment:
                 length += counts[unit]
         return document
 
-    def sentence(self, draw: Callable[[], float]) -> list[int]:
-        return [*self._chain(draw, 4 + int(draw() * 9)), FULL_STOP]
+    def sentence(self, draw: Callable[[], float], clarity: int = 0) -> list[int]:
+        return [*self._chain(draw, 4 + int(draw() * 9), clarity), FULL_STOP]
 
-    def _chain(self, draw: Callable[[], float], words: int) -> list[int]:
+    def _chain(self, draw: Callable[[], float], words: int, clarity: int) -> list[int]:
+        chance, table = self._clarities[clarity]
         first, word, chain = self.world.first_word, self._words[int(draw() * TABLE_SLOTS)], []
         for _ in range(words):
             chain.append(first + word)
-            if draw() < ZIPF_JUMP:
-                word = self._words[int(draw() * TABLE_SLOTS)]
+            if draw() < chance:
+                word = table[int(draw() * len(table))]
             else:
                 word = self._successors[word][int(draw() * SUCCESSOR_SLOTS)]
         return chain
 
-    def fact(self, draw: Callable[[], float]) -> list[int]:
+    def fact(self, draw: Callable[[], float], clarity: int = 0) -> list[int]:
         subject, relation = self._subjects[int(draw() * TABLE_SLOTS)], int(draw() * len(RELATIONS))
         return self._statement(subject, relation, self._objects[subject][relation])
 
@@ -212,7 +220,7 @@ class Sampler:
             FULL_STOP,
         ]
 
-    def contradiction(self, draw: Callable[[], float]) -> list[int]:
+    def contradiction(self, draw: Callable[[], float], clarity: int = 0) -> list[int]:
         """A false statement, in one case of five a sentence, then a second statement about the same thing."""
         while True:
             subject, relation = self._subjects[int(draw() * TABLE_SLOTS)], int(draw() * len(RELATIONS))
@@ -221,7 +229,7 @@ class Sampler:
         truth = self._objects[subject][relation]
         false = (truth + 1 + int(draw() * (OBJECTS_PER_RELATION - 1))) % OBJECTS_PER_RELATION
         first = self._statement(subject, relation, false)
-        between = self.sentence(draw) if draw() < 0.2 else []
+        between = self.sentence(draw, clarity) if draw() < 0.2 else []
         context, memory, _ = self._outcomes[subject][relation]
         outcome = draw()
         if outcome < context:
@@ -231,14 +239,14 @@ class Sampler:
             second[2] = 1  # the hedge word's unit
         return first + between + second
 
-    def repeated_span(self, draw: Callable[[], float], tokens: int, fill: int = 0) -> list[int]:
+    def repeated_span(self, draw: Callable[[], float], tokens: int, clarity: int = 0, fill: int = 0) -> list[int]:
         """A span of about ``tokens`` tokens, twice, or until ``fill`` tokens are full.
 
         Random words, names and nonsense, or (one in five) ordinary text.
         """
         counts = self.token_counts
         if draw() < 0.2:
-            span = self._chain(draw, max(2, int(tokens / 1.2)))
+            span = self._chain(draw, max(2, int(tokens / 1.2)), clarity)
             length = sum(counts[unit] for unit in span)
         else:
             span, length = [], 0
@@ -249,8 +257,8 @@ class Sampler:
                 length += counts[unit]
         return [*span * max(2, -(-fill // length)), FULL_STOP]
 
-    def short_span(self, draw: Callable[[], float]) -> list[int]:
-        return self.repeated_span(draw, 5 + int(draw() * 9))
+    def short_span(self, draw: Callable[[], float], clarity: int = 0) -> list[int]:
+        return self.repeated_span(draw, 5 + int(draw() * 9), clarity)
 
 
 def uniforms(stream: str, seed: int, index: int) -> Callable[[], float]:

@@ -11,7 +11,7 @@ from functools import cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from neuronlab.demo.language import Sampler, World, build_world
+from neuronlab.demo.language import Sampler, build_world
 
 BOS, UNKNOWN_TOKEN = "<|bos|>", "<|unk|>"
 BOS_ID = 0
@@ -73,7 +73,3 @@ def document_tokens(document: list[int]) -> list[int]:
 def encode(text: str) -> list[int]:
     """Token ids of a text, ``<|bos|>`` first."""
     return [BOS_ID, *build_tokenizer().encode(text).ids]
-
-
-def world_and_tokenizer() -> tuple[World, Tokenizer]:
-    return build_world(), build_tokenizer()

@@ -21,10 +21,10 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from neuronlab.demo import tokenizer
 from neuronlab.demo.language import Sampler
 
-STEPS, WARM_UP, FLAT_UNTIL, FINAL_SHARE = 9_000, 100, 0.6, 0.02
+STEPS, WARM_UP, FLAT_UNTIL, FINAL_SHARE = 7_000, 100, 0.6, 0.02
 BATCH, SEQUENCE = 32, 128
-LEARNING_RATE, WEIGHT_DECAY, BETAS = 2e-3, 0.2, (0.9, 0.98)
-CHECKPOINT_STEPS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+LEARNING_RATE, WEIGHT_DECAY, BETAS = 2e-3, 0.1, (0.9, 0.98)
+CHECKPOINT_STEPS = (64, 128, 256, 512, 1024, 2048, 4096, 5632)  # doubling, and one while the learning rate falls
 COUNTS_FILE = "token_counts.npy"
 
 
@@ -35,7 +35,7 @@ def model_config() -> GPTNeoXConfig:
         hidden_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=512,
+        intermediate_size=1024,
         hidden_act="gelu",
         use_parallel_residual=False,
         rotary_pct=1.0,
