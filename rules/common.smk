@@ -55,10 +55,6 @@ os.environ.update(
     | {"TOKENIZERS_PARALLELISM": "false", "TQDM_MININTERVAL": "5"}
 )
 
-# Numba notices an edit of a cached function's own file, but not of what it imports: a folder for each state of the code.
-KERNEL = code_digest(SCRIPTS / "neuronlab" / "kernels" / "numba_kernel.py")
-os.environ["NUMBA_CACHE_DIR"] = str(Path.cwd() / ".snakemake" / "numba" / KERNEL)
-
 
 wildcard_constraints:
     model=r"[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?",

@@ -44,8 +44,8 @@ ZERO_WAY, SMALL_WAY, LARGE_WAY, HUGE_WAY = 0, 1, 2, 3
 F0, F1 = np.float32(0), np.float32(1)
 
 
-# Only the outermost function is cached. An inner one that came from a cache could not be inlined when an outer one is
-# compiled: the last digits would depend on which of two processes compiled what first.
+# Compiled anew in every process, some seconds: code that numba loads from its cache differs from the code that it was
+# cached from (sums are associated otherwise), so that the last digits would tell which job came first.
 @njit(fastmath={"reassoc", "nsz"}, nogil=True)
 def _small(z, u, g, p, lp, a, b, c):
     """Sums of p E and p E (lp + y) + p y over a block, E = 2^y - 1, y = a z + b u + c g, |y| <= 1/2."""
@@ -107,7 +107,7 @@ def _huge(z, u, g, lp, a, b, c):
     return top * LN_2 + lse, weighted / total - lse
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _tile(z, U, g, p, lp, A, B, C, way, first, last, shift, s, h):
     """Sums for all tokens and the neurons first..last; s and h are zero where nothing is to be done.
 

@@ -30,7 +30,7 @@ def _logit(z, u, g, lp, a, b, c):
     return lp + fma(a, z, fma(c, g, b * u))
 
 
-# Only the outermost function is cached, as in `numba_kernel`.
+# Not cached, for the reason that `numba_kernel` gives.
 @njit(nogil=True)
 def _block(z, u, g, lp, a, b, c, threshold):
     """Number of logits above `threshold`, and the largest as an ordered integer."""
@@ -92,7 +92,7 @@ def _count(z, u, g, lp, order, a, b, c, threshold):
     return above
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _tile(z, U, g, lp, A, B, C, targets, bound, first, last, rank, prediction):
     variants, tokens, _ = A.shape
     vocab = lp.shape[1]
