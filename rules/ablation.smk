@@ -141,7 +141,7 @@ rule summarize_effects:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:

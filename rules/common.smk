@@ -15,12 +15,18 @@ from snakemake.utils import validate
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from neuronlab.configuration import ConfigError, base_model, check_config, check_keys
+from neuronlab.configuration import (
+    ConfigError,
+    base_model,
+    check_config,
+    check_keys,
+    find_entry,
+)
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
 from neuronlab.model_files import model_directory
-from neuronlab.model_sizes import check_null_space_k, check_selections, read_sizes
+from neuronlab.model_sizes import check_sizes, read_sizes
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.published_models import published_name
 from neuronlab.replacements import ReplacementError, parse_replacements
@@ -68,8 +74,16 @@ def library(script):
     return code_digest(SCRIPTS / f"{script}.py")
 
 
+def configured(group, name):
+    """An entry of the configuration; a name in a path that is not configured is refused with the nearest one."""
+    try:
+        return find_entry(config, group, name)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def model_entry(wildcards):
-    return config["models"][base_model(wildcards.model)]
+    return configured("models", base_model(wildcards.model))
 
 
 def model_revision(model):
@@ -101,15 +115,19 @@ def model_spec(wildcards):
 def model_files(wildcards):
     """The files that a model consists of; a fetched model is represented by its manifest."""
     spec = ModelSpec(**model_spec(wildcards))
-    if spec.source == "hub":
-        return [f"{spec.path}/manifest.json"]
     try:
-        files = list_model_files(spec)
-        sizes = read_sizes(model_directory(spec))
-        check_null_space_k(sizes, null_space_k(wildcards), spec.where)
-        check_selections(
-            sizes, selections_of(wildcards), config["controls"]["sets"], spec.where
-        )
+        fetched = spec.source == "hub"
+        files = [f"{spec.path}/manifest.json"] if fetched else list_model_files(spec)
+        if not fetched or Path(files[0]).is_file():
+            check_sizes(
+                read_sizes(model_directory(spec)),
+                where=spec.where,
+                null_space_k=null_space_k(wildcards),
+                k_key=null_space_key(wildcards),
+                selections=selections_of(wildcards),
+                control_sets=config["controls"]["sets"],
+                statistics_layers=config["ablation"]["statistics_layers"],
+            )
         return files
     except (ModelError, ConfigError) as error:
         raise WorkflowError(str(error)) from None
@@ -117,12 +135,12 @@ def model_files(wildcards):
 
 def text_spec(wildcards):
     """What `documents.TextSpec` holds, as plain values."""
-    return {"key": wildcards.text, **config["texts"][wildcards.text]}
+    return {"key": wildcards.text, **configured("texts", wildcards.text)}
 
 
 def text_documents(wildcards):
     """The file that a text's documents stand in."""
-    entry = config["texts"][wildcards.text]
+    entry = configured("texts", wildcards.text)
     return {
         "demo": "results/inputs/demo/documents.parquet",
         "file": entry.get("path"),
@@ -132,7 +150,7 @@ def text_documents(wildcards):
 
 def count_source(wildcards):
     """The published or shipped counts that a text names, if any."""
-    counts = config["texts"][wildcards.text]["counts"]
+    counts = configured("texts", wildcards.text)["counts"]
     return {"text": [], "demo": "results/inputs/demo/token_counts.parquet"}.get(
         counts, counts
     )
@@ -140,6 +158,16 @@ def count_source(wildcards):
 
 def null_space_k(wildcards):
     return model_entry(wildcards).get("null_space_k", config["weights"]["null_space_k"])
+
+
+def null_space_key(wildcards):
+    """The configuration key that `null_space_k` comes from, for messages."""
+    own = "null_space_k" in model_entry(wildcards)
+    return (
+        f"models.{base_model(wildcards.model)}.null_space_k"
+        if own
+        else "weights.null_space_k"
+    )
 
 
 def selection_entries(wildcards):

@@ -14,6 +14,8 @@ localrules:
 
 rule make_demo_world:
     """Write the demo world's documents, facts and token counts."""
+    input:
+        counts=str(SCRIPTS / "neuronlab" / "demo" / "checkpoints" / "token_counts.npy"),
     output:
         documents="results/inputs/demo/documents.parquet",
         facts="results/inputs/demo/facts.parquet",

@@ -27,7 +27,7 @@ rule draw_norm_logitvar:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -55,7 +55,7 @@ rule draw_singular_values:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -78,7 +78,7 @@ rule draw_published:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -105,7 +105,7 @@ rule draw_total_direct:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -134,7 +134,7 @@ rule draw_rho_mediation:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -163,7 +163,7 @@ rule draw_entropy_prediction:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -193,7 +193,7 @@ rule draw_synthetic_controls:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -219,7 +219,7 @@ rule draw_verification:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -249,7 +249,7 @@ rule draw_overview:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:
@@ -289,7 +289,7 @@ rule write_cards:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=COMPUTE["memory_mb"],
         runtime=30,
         gpu=0,
     params:

@@ -42,7 +42,15 @@ def set_value(config: dict, path: str, value: object) -> dict:
             "'2.0' is in layer 2, but models.tiny has layers 0 to 1",
         ),
         ("selections.mine", {"rule": "explicit", "neurons": ["1.48"]}, "models.tiny has no neuron '1.48'"),
-        ("selections.entropy.count", 40, "selections.entropy.count: 40 neurons and as many controls in a layer of 48"),
+        (
+            "selections.entropy.count",
+            40,
+            "selections.entropy: 40 neurons and 2 disjoint control sets of as many do not fit",
+        ),
+        ("controls.sets", 16, "selections.entropy: 3 neurons and 16 disjoint control sets"),
+        ("selections.entropy.k", 7, "selections.entropy.k: 7 is not measured; add it to models.tiny.null_space_k"),
+        ("ablation.statistics_layers", [0], "ablation.statistics_layers: the last layer is missing; add -1"),
+        ("ablation.statistics_layers", [-1, 9], "ablation.statistics_layers: models.tiny has no layer 9"),
         ("texts.words.path", "nowhere.txt", "texts.words.path: there is no file 'nowhere.txt'"),
     ],
 )
@@ -87,6 +95,23 @@ def test_a_dry_run_needs_no_network(project):
     config["confidence_regulation"]["models"].append("far")
     project.configure(config)
     assert project.planned()["fetch_model"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "results/tniy/weights/figures/norm_logitvar.svg",
+            "no 'tniy' under models in the configuration; did you mean 'tiny'",
+        ),
+        (
+            "results/tiny/texts/wrods/tokens.parquet",
+            "no 'wrods' under texts in the configuration; did you mean 'words'",
+        ),
+    ],
+)
+def test_a_mistyped_target(project, target, message):
+    assert message in project.run("--dry-run", target, ok=False)
 
 
 def test_the_default_configuration_is_planned(tmp_path: Path):

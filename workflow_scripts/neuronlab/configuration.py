@@ -45,6 +45,19 @@ def _nearest(name: str, known: Iterator[str] | list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def find_entry(config: Config, group: str, name: str) -> Config:
+    """Entry `name` of `models` or `texts`.
+
+    Raises:
+        ConfigError: with the nearest name, if there is none.
+    """
+    if name not in config[group]:
+        raise ConfigError(
+            f"there is no '{name}' under {group} in the configuration{_nearest(name, list(config[group]))}"
+        )
+    return config[group][name]
+
+
 def check_keys(config: Any, schema: Config, path: str = "") -> None:
     """Refuse keys that the schema does not know, with the nearest one that it does."""
     if not isinstance(config, Mapping):

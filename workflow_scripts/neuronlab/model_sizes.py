@@ -39,45 +39,77 @@ def read_sizes(directory: Path) -> Sizes:
     return Sizes(d_model, _first(config, "num_hidden_layers", "n_layer"), d_mlp)
 
 
-def check_null_space_k(sizes: Sizes, null_space_k: Sequence[float], where: str) -> None:
-    """Sizes of the null space must leave something that is not null.
+def check_sizes(
+    sizes: Sizes,
+    *,
+    where: str,
+    null_space_k: Sequence[float],
+    k_key: str,
+    selections: Mapping[str, Mapping[str, Any]],
+    control_sets: int,
+    statistics_layers: Sequence[int],
+) -> None:
+    """Refuse what a model of these sizes cannot give.
+
+    Args:
+        where: the model's key, for messages.
+        null_space_k, k_key: sizes of the null space, and the configuration key that they stand under.
+        selections: selections that apply to the model.
+        control_sets: control sets of either kind per selection.
+        statistics_layers: layers whose activations get statistics; the last one must be among them.
 
     Raises:
-        ConfigError: for a k that is not a whole number of directions or not below d_model.
+        ConfigError: naming the key and the remedy.
     """
+    _check_null_space_k(sizes, null_space_k, k_key)
+    for name, entry in selections.items():
+        _check_selection(sizes, f"selections.{name}", entry, control_sets, where)
+        k = entry.get("k")
+        if isinstance(k, int | float) and k not in null_space_k:
+            raise ConfigError(f"configuration: selections.{name}.k: {k} is not measured; add it to {k_key}")
+    n = sizes.n_layers
+    if n is None:
+        return
+    for layer in statistics_layers:
+        if not -n <= layer < n:
+            raise ConfigError(
+                f"configuration: ablation.statistics_layers: {where} has no layer {layer}; its layers are 0 to {n - 1}"
+            )
+    if n - 1 not in {layer % n for layer in statistics_layers}:
+        raise ConfigError("configuration: ablation.statistics_layers: the last layer is missing; add -1")
+
+
+def _check_null_space_k(sizes: Sizes, null_space_k: Sequence[float], key: str) -> None:
     for k in null_space_k:
         if k >= 1 and k != int(k):
-            raise ConfigError(f"configuration: {where}.null_space_k: {k} is neither a whole number nor a share below 1")
+            raise ConfigError(f"configuration: {key}: {k} is neither a whole number nor a share below 1")
         if sizes.d_model is not None and k >= sizes.d_model:
             raise ConfigError(
-                f"configuration: {where}.null_space_k: {k} directions, but the model has d_model {sizes.d_model}; "
+                f"configuration: {key}: {k} directions, but the model has d_model {sizes.d_model}; "
                 "give fewer (published studies take 1 to 5 % of d_model)"
             )
 
 
-def check_selections(sizes: Sizes, selections: Mapping[str, Mapping[str, Any]], control_sets: int, where: str) -> None:
-    """Explicit neurons must exist, and controls must find neurons enough beside the selection.
-
-    Raises:
-        ConfigError: naming the selection's key.
-    """
-    for name, entry in selections.items():
-        key = f"selections.{name}"
-        for neuron in entry.get("neurons", []):
-            layer, index = map(int, neuron.split("."))
-            if sizes.n_layers is not None and layer >= sizes.n_layers:
-                raise ConfigError(
-                    f"configuration: {key}.neurons: '{neuron}' is in layer {layer}, but {where} has layers 0 to "
-                    f"{sizes.n_layers - 1}"
-                )
-            if sizes.d_mlp is not None and index >= sizes.d_mlp:
-                raise ConfigError(
-                    f"configuration: {key}.neurons: {where} has no neuron '{neuron}': its layers have {sizes.d_mlp} "
-                    "neurons, counted from 0"
-                )
-        wanted = int(entry.get("count", len(entry.get("neurons", []))))
-        if sizes.d_mlp is not None and control_sets and wanted * 2 > sizes.d_mlp:
+def _check_selection(sizes: Sizes, key: str, entry: Mapping[str, Any], control_sets: int, where: str) -> None:
+    """Explicit neurons must exist, and disjoint controls must find neurons enough beside the selection."""
+    for neuron in entry.get("neurons", []):
+        layer, index = map(int, neuron.split("."))
+        if sizes.n_layers is not None and layer >= sizes.n_layers:
             raise ConfigError(
-                f"configuration: {key}.count: {wanted} neurons and as many controls in a layer of {sizes.d_mlp} "
-                f"({where}); select fewer, or set controls.sets to 0"
+                f"configuration: {key}.neurons: '{neuron}' is in layer {layer}, but {where} has layers 0 to "
+                f"{sizes.n_layers - 1}"
             )
+        if sizes.d_mlp is not None and index >= sizes.d_mlp:
+            raise ConfigError(
+                f"configuration: {key}.neurons: {where} has no neuron '{neuron}': its layers have {sizes.d_mlp} "
+                "neurons, counted from 0"
+            )
+    # Rules that search several layers may spread a selection over them; those that search one cannot.
+    if sizes.d_mlp is None or entry["rule"] not in ("top_rho", "top_rho_percent", "rho_then_logit_var"):
+        return
+    wanted = int(entry.get("count", entry.get("percent", 0) * sizes.d_mlp // 100))
+    if wanted * (1 + control_sets) > sizes.d_mlp:
+        raise ConfigError(
+            f"configuration: {key}: {wanted} neurons and {control_sets} disjoint control sets of as many do not fit "
+            f"into a layer of {sizes.d_mlp} neurons ({where}); select fewer, or lower controls.sets"
+        )

@@ -188,6 +188,14 @@ def universal_query(frame: pl.DataFrame, parameters: Parameters) -> pl.DataFrame
     """
     if parameters["activation_kurt_max"] is not None and "kurtosis" not in frame.columns:
         raise SelectionError("activation_kurt_max: needs activation statistics, and none were given; remove it")
+    if parameters["activation_kurt_max"] is not None:
+        bare = frame.group_by("layer").agg(pl.col("kurtosis").is_null().all()).filter("kurtosis")["layer"]
+        if len(bare):
+            layers = ", ".join(map(str, bare.sort()))
+            raise SelectionError(
+                f"activation_kurt_max: no activation statistics of layer {layers}, which is searched; add it to "
+                "ablation.statistics_layers, or raise layer_min"
+            )
     measures = {
         "l2_penalty_min": (pl.col("norm_in").pow(2) + pl.col("norm").pow(2)).ge,
         "vocab_kurt_max": pl.col("vocab_kurt").le,
