@@ -119,6 +119,7 @@ rule verify_ablation:
         forward_pairs=ABLATE["verification"]["forward_pairs"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
+        memory_mb=COMPUTE["memory_mb"],
         seed=config["seed"],
     script:
         "../workflow_scripts/verify_ablation.py"

@@ -41,6 +41,10 @@ rule train_demo_model:
     """Train the demo model from scratch; the folder can be used as a directory model."""
     output:
         weights="results/retrained/{seed}/final/model.safetensors",
+        config="results/retrained/{seed}/final/config.json",
+        tokenizer="results/retrained/{seed}/final/tokenizer.json",
+        tokenizer_config="results/retrained/{seed}/final/tokenizer_config.json",
+        counts="results/retrained/{seed}/token_counts.npy",
     log:
         "results/logs/retrained/{seed}.log",
     benchmark:

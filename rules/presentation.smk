@@ -140,6 +140,7 @@ rule draw_rho_mediation:
     params:
         code=library("draw_rho_mediation"),
         replacement=SHOWN,
+        level=ABLATE["level"],
     script:
         "../workflow_scripts/draw_rho_mediation.py"
 
@@ -199,6 +200,7 @@ rule draw_synthetic_controls:
     params:
         code=library("draw_synthetic_controls"),
         replacement=SHOWN,
+        level=ABLATE["level"],
     script:
         "../workflow_scripts/draw_synthetic_controls.py"
 
@@ -255,6 +257,7 @@ rule draw_overview:
     params:
         code=library("draw_overview"),
         replacement=SHOWN,
+        level=ABLATE["level"],
     script:
         "../workflow_scripts/draw_overview.py"
 

@@ -12,4 +12,5 @@ with job(snakemake):
         model=snakemake.wildcards.model,
         text=snakemake.wildcards.text,
         replacement=snakemake.params.replacement,
+        level=snakemake.params.level,
     )

@@ -21,6 +21,7 @@ with job(snakemake) as run:
         forward_pairs=snakemake.params.forward_pairs,
         absolute=snakemake.params.absolute,
         relative=snakemake.params.relative,
+        memory_mb=snakemake.params.memory_mb,
         seed=snakemake.params.seed,
         provenance=run.provenance,
     )

@@ -124,7 +124,7 @@ def _null_space(world: World, rng: np.random.Generator) -> pl.DataFrame:
                         "k_rule": [rule] * n,
                         "rho": rho,
                         "rho_excess": rho - expected,
-                        "rho_null_quantile": np.clip(rng.uniform(size=n), 0, 1),
+                        "rho_p_value": np.clip(rng.uniform(size=n), 0, 1),
                     }
                 )
             )

@@ -50,7 +50,7 @@ def test_a_misspelt_key_is_refused_with_its_nearest_name(path, nearest):
     [
         ("models.logs", {"source": "demo"}, "models.logs: the name is reserved"),
         ("models.mine", {"source": "directory"}, "models.mine.path is missing"),
-        ("models.mine", {"source": "directory", "path": "no/where"}, "models.mine.path: there is no directory 'no/where'"),
+        ("models.mine", {"source": "directory", "path": "no/way"}, "models.mine.path: there is no directory 'no/way'"),
         ("models.gpt2", {"source": "hub", "name": "gpt2"}, "models.gpt2.revision is missing.*commit hash"),
         ("models.demo.path", "x", "models.demo.path has no meaning for source 'demo'"),
         ("texts.mine", {"source": "file", "path": "no.txt"}, "texts.mine.path: there is no file 'no.txt'"),

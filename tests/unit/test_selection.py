@@ -46,7 +46,7 @@ def null_space(neurons) -> pl.DataFrame:
         )
         for k, rule in ((5, "configured"), (2, "configured"), (5, "automatic"))
     ]
-    frame = pl.concat(parts).with_columns(rho_excess=pl.lit(0.0), rho_null_quantile=pl.lit(0.5))
+    frame = pl.concat(parts).with_columns(rho_excess=pl.lit(0.0), rho_p_value=pl.lit(0.5))
     return check_frame(frame, "null_space")
 
 

@@ -242,7 +242,7 @@ replaced; direct: with the final norm's scale frozen at its clean value. 1 - DE/
 mediated fraction and can be negative. Missing where TE is below the floor.</dd>
 <dt>Mean change, direct part, indirect part</dt><dd>Signed, after minus before. What is left of the mean change is the
 interaction of the two parts.</dd>
-<dt>Ranges</dt><dd>95 % intervals of a percentile bootstrap that draws whole documents.</dd>
+<dt>Ranges</dt><dd>Intervals of a percentile bootstrap that draws whole documents (95 % unless configured).</dd>
 <dt>Promoted and suppressed tokens</dt><dd>The largest and smallest cosines of the output weights with the columns of
 W_U, for an activation above zero. Spaces at a token's ends show as dots.</dd>
 <dt>Excerpts</dt><dd>The outlined token is the one that the excerpt was chosen for. Background: activation; line below:

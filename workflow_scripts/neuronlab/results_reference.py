@@ -38,10 +38,14 @@ TABLES = [
     (f"{TEXT}/ablation/traces.parquet", "trace_neurons", "traces"),
 ]
 OTHERS = [
-    ("inputs/demo/documents.parquet", "make_demo_world", "the demo world's evaluation documents: document, split, text"),
+    (
+        "inputs/demo/documents.parquet",
+        "make_demo_world",
+        "evaluation documents of the demo world: document, split, text",
+    ),
     ("inputs/demo/facts.parquet", "make_demo_world", "its facts: subject, relation, object, query, statement, ..."),
     ("inputs/demo/token_counts.parquet", "make_demo_world", "counts over all training tokens: token_id, count"),
-    ("inputs/models/{model}/manifest.json", "fetch_model", "revision and checksums of a fetched model, beside its files"),
+    ("inputs/models/{model}/manifest.json", "fetch_model", "revision and checksums of a fetched model"),
     ("inputs/texts/{text}/manifest.json", "fetch_text", "revision and checksum of a fetched data set"),
     ("retrained/{seed}/", "train_demo_model", "the demo model trained again, with its checkpoints"),
     (f"{WEIGHTS}/figures/{{figure}}.svg", "draw_{figure}", "norm_logitvar, singular_values, published (and .png, ...)"),
@@ -83,7 +87,8 @@ def render() -> str:
         parts.append(f"\n## {name}\n\n| column | type | meaning |\n| --- | --- | --- |\n")
         for column, spec in SCHEMAS[name].items():
             nullable = ", or missing" if spec.nullable else ""
-            parts.append(f"| `{column}` | {type_name(spec.dtype)}{nullable} | {spec.meaning.replace('|', chr(92) + '|')} |\n")
+            meaning = spec.meaning.replace("|", chr(92) + "|")
+            parts.append(f"| `{column}` | {type_name(spec.dtype)}{nullable} | {meaning} |\n")
     return "".join(parts)
 
 

@@ -164,7 +164,7 @@ SCHEMAS: dict[str, Schema] = {
             "rho - sqrt(k/d), zero for a random direction; sqrt((k-1)/(d-1)) where LayerNorm makes one exactly null",
             True,
         ),
-        "rho_null_quantile": Column(
+        "rho_p_value": Column(
             F64,
             "probability that a random rotation of w_out has a rho at least as large (exact: a Beta distribution)",
             True,

@@ -8,6 +8,7 @@ changes, where errors would show, are among them.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from neuronlab.final_states import Batch, Setup, last_layer, set_up
 from neuronlab.kernels import brute_force
 from neuronlab.kernels.interface import Effects
 from neuronlab.model_files import ModelSpec
-from neuronlab.models import load_model
+from neuronlab.models import Model, load_model
 from neuronlab.replacements import Replacement
 from neuronlab.schemas import OUTCOMES, VARIANTS
 from neuronlab.tables import Provenance, read_table, write_table
@@ -56,6 +57,7 @@ def verify_ablation(
     forward_pairs: int = 32,
     absolute: float = 1e-6,
     relative: float = 1e-5,
+    memory_mb: float = math.inf,
     seed: int = 0,
     provenance: Provenance | None = None,
 ) -> None:
@@ -63,6 +65,7 @@ def verify_ablation(
 
     Args:
         pairs, forward_pairs: (token, neuron) pairs of the two tiers, shared among the replacements; 0 leaves one out.
+        memory_mb: memory of the job; the forward tier is left out, loudly, if a float64 copy of the model does not fit.
 
     Raises:
         VerificationError: above tolerance; nothing is written then, the worst rows are in the message.
@@ -82,6 +85,13 @@ def verify_ablation(
     counted = np.flatnonzero(setup.text.counted.any(1))
     drawn = np.sort(generator.choice(counted, min(batch_size, len(counted)), replace=False))
     frames = _tier(setup, setup.last, "readout", drawn, pairs, tokens_per_chunk, generator)
+    if forward_pairs and not fits_twice(setup.model, memory_mb):
+        forward_pairs = 0
+        print(
+            f"WARNING: no forward passes in float64: {model.where} does not fit twice into {memory_mb} MB; "
+            "raise compute.memory_mb, or set ablation.verification.forward_pairs to 0",
+            file=sys.stderr,
+        )
     if forward_pairs:
         # mps has no float64.
         device = "cpu" if setup.model.device.type == "mps" else model.device
@@ -93,8 +103,20 @@ def verify_ablation(
         frames += _tier(doubled, exact, "forward", drawn[:MAX_PASSES], forward_pairs, tokens_per_chunk, generator)
     frame = judge(pl.concat(frames), absolute, relative)
     report(frame, setup.last.kernel)
-    record = {**(provenance or {}), "kernel": setup.last.kernel, "kernel_dtype": str(setup.last.dtype)}
+    record = {
+        **(provenance or {}),
+        "kernel": setup.last.kernel,
+        "kernel_dtype": str(setup.last.dtype),
+        "forward_pairs": forward_pairs,
+    }
     write_table(frame, verification, "verification", record)
+
+
+def fits_twice(model: Model, memory_mb: float) -> bool:
+    """Whether a float64 copy fits beside the model, by the configured memory: the answer is the same everywhere."""
+    parameters = list(model.bridge.original_model.parameters())
+    size = sum(p.numel() * (p.element_size() + 8) for p in parameters)
+    return size <= memory_mb * 2**20
 
 
 def stratified_pairs(

@@ -171,12 +171,12 @@ def null_space_rows(
                 "k_rule": [rule] * len(w_out),
                 "rho": rho,
                 "rho_excess": rho - random_share(k, directions),
-                "rho_null_quantile": share_survival(rho, k, directions),
+                "rho_p_value": share_survival(rho, k, directions),
             }
         )
         for (k, rule), rho in zip(sizes, shares, strict=True)
     ]
-    return pl.concat(rows).with_columns(pl.col("rho", "rho_excess", "rho_null_quantile").fill_nan(None))
+    return pl.concat(rows).with_columns(pl.col("rho", "rho_excess", "rho_p_value").fill_nan(None))
 
 
 def singular_value_rows(directions: Spectrum, k: int, p_value: float) -> pl.DataFrame:

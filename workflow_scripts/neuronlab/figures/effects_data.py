@@ -38,14 +38,14 @@ def with_groups(effects: pl.DataFrame, selection: pl.DataFrame, sets: Sequence[s
 
 
 def chosen_k(null_space: pl.DataFrame, k: int | None) -> int:
-    """The k asked for, else the smallest configured one, else the automatic one.
+    """The k asked for, else the first configured one, which selections mean too, else the automatic one.
 
     Raises:
         ValueError: if there is no rho for the k asked for.
     """
     present = null_space["k"].unique().sort().to_list()
     if k is None:
-        configured = null_space.filter(pl.col("k_rule") == "configured")["k"].unique().sort().to_list()
+        configured = null_space.filter(pl.col("k_rule") == "configured")["k"].unique(maintain_order=True).to_list()
         return int((configured or present)[0])
     if k not in present:
         raise ValueError(f"no rho for k = {k}: the table holds k = {', '.join(map(str, present))}")

@@ -76,12 +76,15 @@ def _boxes(tables: Tables, sets: Sequence[str] | None) -> alt.TopLevelMixin:
     return _titled(made, "c", "Total and direct effect on the loss", note)
 
 
-def _mediation(tables: Tables, sets: Sequence[str] | None, k: int | None) -> alt.TopLevelMixin:
+def _mediation(tables: Tables, sets: Sequence[str] | None, k: int | None, level: float) -> alt.TopLevelMixin:
     k = effects_data.chosen_k(tables["null_space"], k)
     frame, _ = rho_mediation.prepare(tables["effects"], tables["null_space"], tables["selection"], k=k, sets=sets)
     made, _ = rho_mediation.panel(frame, k=k, width=WIDTH - 10, height=HEIGHT, legend=False, labels=LABELS)
     return _titled(
-        made, "d", "Null-space share and mediation by the norm", "every neuron of the layer; bars: 95 % intervals"
+        made,
+        "d",
+        "Null-space share and mediation by the norm",
+        f"every neuron of the layer; bars: {100 * level:g} % intervals",
     )
 
 
@@ -98,6 +101,7 @@ def chart(
     text: str | None = None,
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
+    level: float = 0.95,
     k: int | None = None,
 ) -> alt.TopLevelMixin:
     """Four panels, from the tables of the same names."""
@@ -126,7 +130,7 @@ def chart(
     rows = [
         groups.key(list(numbers), numbers, 2 * WIDTH),
         alt.hconcat(weights, _spectrum(tables, sets), spacing=46),
-        alt.hconcat(_boxes(tables, sets), _mediation(tables, sets, k), spacing=46),
+        alt.hconcat(_boxes(tables, sets), _mediation(tables, sets, k, level), spacing=46),
     ]
     subtitle = [about, f"{effects_data.replaced_by(replacement)}; intervals: bootstrap by document"]
     return theme.finish(alt.vconcat(*rows, spacing=26), TITLE, subtitle, padding=18)
@@ -146,6 +150,7 @@ def draw(
     text: str,
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
+    level: float = 0.95,
     k: int | None = None,
 ) -> None:
     """Rule `draw_overview`: read the tables, write the figure in the formats of `figures`' suffixes."""
@@ -161,6 +166,7 @@ def draw(
         text=text,
         sets=sets,
         replacement=replacement,
+        level=level,
         k=k,
     )
     saving.save(made, figures)

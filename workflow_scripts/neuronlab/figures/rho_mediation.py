@@ -151,20 +151,21 @@ def chart(
     text: str | None = None,
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
+    level: float = 0.95,
     k: int | None = None,
     outcome: str = "loss",
 ) -> alt.TopLevelMixin:
     """The figure, from the tables `effects`, `null_space` and `selection`.
 
     Args:
-        k: which rho; the smallest configured k if not given.
+        k: which rho; the first configured k if not given.
     """
     effects, replacement = effects_data.one_replacement(effects, replacement)
     k = effects_data.chosen_k(null_space, k)
     frame, missing = prepare(effects, null_space, selection, k=k, sets=sets, outcome=outcome)
     about = [
         theme.about(model, text, theme.count(len(frame), "neuron"), effects_data.sample_size(effects)),
-        f"last layer; {effects_data.replaced_by(replacement)}; bars: 95 % intervals, bootstrap by document",
+        f"last layer; {effects_data.replaced_by(replacement)}; {100 * level:g} % intervals, bootstrap by document",
         f"{theme.count(missing, 'neuron')} left out: total effect below the floor" if missing else None,
     ]
     if not len(frame):
@@ -186,6 +187,7 @@ def draw(
     text: str,
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
+    level: float = 0.95,
     k: int | None = None,
 ) -> None:
     """Rule `draw_rho_mediation`: read the tables, write the figure in the formats of `figures`' suffixes."""
@@ -197,6 +199,7 @@ def draw(
         text=text,
         sets=sets,
         replacement=replacement,
+        level=level,
         k=k,
     )
     saving.save(made, figures)

@@ -107,6 +107,7 @@ def chart(
     text: str | None = None,
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
+    level: float = 0.95,
     outcome: str = "loss",
 ) -> alt.TopLevelMixin:
     """The figure, from the tables `effects`, `synthetic` and `selection`: total effect, and 1 - DE/TE."""
@@ -135,7 +136,7 @@ def chart(
     matched = te.filter(pl.col("source") == MATCHED)["label"].n_unique()
     subtitle = [
         about,
-        f"last layer; {effects_data.replaced_by(replacement)}; bars: 95 % intervals, bootstrap by document",
+        f"last layer; {effects_data.replaced_by(replacement)}; {100 * level:g} % intervals, bootstrap by document",
         f"{theme.count(draws, 'random direction')} per neuron with its activations, norm and <x, w>; "
         f"norm-matched controls for {theme.count(matched, 'neuron')}",
         f"{left_out} more highlighted neurons not drawn" if left_out else None,
@@ -153,6 +154,7 @@ def draw(
     text: str,
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
+    level: float = 0.95,
 ) -> None:
     """Rule `draw_synthetic_controls`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
@@ -163,5 +165,6 @@ def draw(
         text=text,
         sets=sets,
         replacement=replacement,
+        level=level,
     )
     saving.save(made, figures)
