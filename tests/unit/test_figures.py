@@ -401,7 +401,8 @@ def test_every_figure_has_a_caption_that_renders(name: str) -> None:
     wildcards = {"model": "pythia@step1000", "text": "evaluation"}
     known = {"wildcards": wildcards, "params": {"level": 0.9}, "config": {"ablation": {"level": 0.9}}}
     text = jinja2.Template(source, undefined=jinja2.StrictUndefined).render(snakemake=known)
-    assert ("90 %" in text) == (name in ("workflow", "rho_mediation", "synthetic_controls"))
+    if name in ("workflow", "rho_mediation", "synthetic_controls"):
+        assert "90 %" in text
     html = docutils.publish_parts(text, writer="html", settings_overrides={"halt_level": 2, "report_level": 2})[
         "body"
     ].replace("&#64;", "@")
