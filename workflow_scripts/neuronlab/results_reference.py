@@ -17,6 +17,9 @@ WEIGHTS, TEXT = "{model}/weights", "{model}/texts/{text}"
 
 # path below results/, the rule that makes it, and the schema or, for what is no table, what it is
 TABLES = [
+    ("inputs/demo/documents.parquet", "make_demo_world", "demo_documents"),
+    ("inputs/demo/facts.parquet", "make_demo_world", "demo_facts"),
+    ("inputs/demo/token_counts.parquet", "make_demo_world", "demo_token_counts"),
     ("inputs/texts/{text}/documents.parquet", "fetch_text", "documents"),
     (f"{WEIGHTS}/neurons.parquet", "measure_neurons", "neurons"),
     (f"{WEIGHTS}/null_space.parquet", "measure_neurons", "null_space"),

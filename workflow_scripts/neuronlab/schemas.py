@@ -128,6 +128,24 @@ SCHEMAS: dict[str, Schema] = {
         "document": Column(I32, "document, from 0"),
         "text": Column(STR, "its text"),
     },
+    "demo_documents": {
+        "document": Column(I64, "document, from 0, over both splits"),
+        "split": Column(STR, "evaluation_a or evaluation_b"),
+        "text": Column(STR, "its text"),
+    },
+    "demo_facts": {
+        "subject": Column(STR, "a person"),
+        "relation": Column(STR, "the relation as it is phrased"),
+        "relation_id": Column(STR, "the relation's short name"),
+        "object": Column(STR, "what is true in the demo world"),
+        "query": Column(STR, "the statement without its object"),
+        "statement": Column(STR, "the whole statement"),
+        "contradicted_in_training": Column(BOOL, "false for held-out pairs, which training never contradicts"),
+    },
+    "demo_token_counts": {
+        "token_id": Column(I64, "token id"),
+        "count": Column(I64, "how often the token was a target in training"),
+    },
     "tokens": {
         "sequence": Column(I32, "sequence, from 0"),
         "tokens": Column(pl.List(I32), "token ids, all sequences equally long"),

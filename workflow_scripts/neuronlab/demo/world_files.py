@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from neuronlab.demo import tokenizer
 from neuronlab.demo.language import FULL_STOP, OBJECTS_PER_RELATION, RELATIONS, World, build_world, uniforms
+from neuronlab.tables import Provenance, write_table
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 SPLITS = ("evaluation_a", "evaluation_b")
@@ -19,13 +20,18 @@ DOCUMENTS_PER_SPLIT = 300
 SHORTEST, LONGEST, WINDOW = 40, 105, 128  # tokens; a document always fits the model's window, <|bos|> included
 
 
-def write_world(documents_path: str | Path, facts_path: str | Path, counts_path: str | Path) -> None:
-    """Writes the three parquet tables. The counts are checked to belong to this tokenizer."""
-    documents().write_parquet(documents_path)
-    facts().write_parquet(facts_path)
+def write_world(
+    documents_path: str | Path,
+    facts_path: str | Path,
+    counts_path: str | Path,
+    provenance: Provenance | None = None,
+) -> None:
+    """Rule `make_demo_world`: the three tables. The counts are checked to belong to this tokenizer first."""
     counts = training_counts()
-    table = {"token_id": np.arange(len(counts), dtype=np.int64), "count": counts}
-    pl.DataFrame(table).write_parquet(counts_path)
+    table = pl.DataFrame({"token_id": np.arange(len(counts), dtype=np.int64), "count": counts})
+    write_table(documents(), documents_path, "demo_documents", provenance)
+    write_table(facts(), facts_path, "demo_facts", provenance)
+    write_table(table, counts_path, "demo_token_counts", provenance)
 
 
 def documents(per_split: int = DOCUMENTS_PER_SPLIT) -> pl.DataFrame:
