@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from neuronlab.models import Model
+
+# Types and shapes in these modules' signatures are checked in the tests, and cost nothing in a run. Left out are those
+# that name Polars' types, which beartype refuses, and those that refuse wrong shapes with messages of their own.
+CHECKED = ("null_space", "streaming")
+install_import_hook([f"neuronlab.{name}" for name in CHECKED], "beartype.beartype")
 
 # One thread each: sums of floats depend on the number of threads, and oversubscribed threads are slow.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
