@@ -172,6 +172,44 @@ def set_up(
     )
 
 
+@dataclass(frozen=True)
+class AblationInputs:
+    """What every rule that replaces last-layer activations on a text is given: files, and how to compute.
+
+    Attributes:
+        tokens, counts, statistics: tables "tokens", "token_counts", "activation_statistics".
+        include_padded: let padded ids take part in the log-unigram direction.
+        replacements: entries of `ablation.replacements`.
+        batch_size: sequences per forward pass.
+        tokens_per_chunk, neurons_per_tile: bound the memory; change results by rounding at most.
+    """
+
+    model: ModelSpec
+    tokens: str | Path
+    counts: str | Path
+    statistics: str | Path
+    include_padded: bool = False
+    replacements: tuple[str, ...] = ("mean",)
+    kernel: str = "auto"
+    batch_size: int = 16
+    tokens_per_chunk: int = 128
+    neurons_per_tile: int = 4096
+    seed: int = 0
+
+    def set_up(self, replacements: Sequence[str] | None = None) -> Setup:
+        """Read the tables and load the model, for these replacements or for the configured ones; see `set_up`."""
+        return set_up(
+            model=self.model,
+            tokens=self.tokens,
+            counts=self.counts,
+            statistics=self.statistics,
+            include_padded=self.include_padded,
+            kernel=self.kernel,
+            replacements=self.replacements if replacements is None else replacements,
+            seed=self.seed,
+        )
+
+
 def last_layer(model: Model, counts: pl.DataFrame, *, include_padded: bool, kernel: str) -> LastLayer:
     """The last layer of a model with a text's unigram distribution, on the device that effects are computed on.
 

@@ -11,49 +11,29 @@ document; `n_*` says over how many.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import polars as pl
 
-I32, I64, F64, STR, BOOL = pl.Int32, pl.Int64, pl.Float64, pl.String, pl.Boolean
+from neuronlab.schema_columns import (
+    BOOL,
+    F64,
+    I32,
+    I64,
+    NEURON,
+    OUTCOMES,
+    RANK_VARIANTS,
+    REPLACEMENT,
+    STR,
+    TOKEN,
+    VARIANTS,
+    Column,
+    Schema,
+    effects,
+)
+from neuronlab.schemas_comparison import COMPARISON
+from neuronlab.schemas_induction import INDUCTION
+from neuronlab.schemas_sets import SETS
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its type, what it means (with the unit), and whether values may be missing."""
-
-    dtype: pl.DataType | type[pl.DataType]
-    meaning: str
-    nullable: bool = False
-
-
-Schema = dict[str, Column]
-
-# How the activation's replacement reaches the output (DESIGN: the algebra).
-VARIANTS = {
-    "total": "through the direction written and through the final norm's scale",
-    "direct": "with the final norm's scale frozen at its clean value",
-    "norm": "through the final norm's scale alone",
-    "unigram": "total, but the logits' projection on the centred log-unigram direction is kept clean",
-}
-OUTCOMES = {
-    "loss": "loss of the next token (nats)",
-    "entropy": "entropy of the output distribution (nats)",
-    "kl": "KL(P_freq || P_model), the divergence from the unigram distribution (nats)",
-}
-RANK_VARIANTS = ("total", "direct")
-
-NEURON = {
-    "layer": Column(I32, "layer of the neuron, from 0"),
-    "neuron": Column(I32, "index of the neuron within its layer, from 0"),
-}
-TOKEN = {
-    "sequence": Column(I32, "sequence, a row of tokens.parquet"),
-    "position": Column(I32, "position of the token in its sequence; 0 holds the BOS token where there is one"),
-    "document": Column(I32, "document that the token stems from; -1 for a BOS put in front"),
-    "token": Column(I32, "token id at this position"),
-    "next_token": Column(I32, "token id at the next position, the one that the loss is about"),
-}
+__all__ = ["OUTCOMES", "RANK_VARIANTS", "SCHEMAS", "VARIANTS", "Column", "Schema"]
 
 
 def _sums() -> Schema:
@@ -74,41 +54,6 @@ def _sums() -> Schema:
     return columns
 
 
-def _with_interval(name: str, meaning: str) -> Schema:
-    return {
-        name: Column(F64, meaning, nullable=True),
-        f"{name}_low": Column(F64, f"lower end of the interval of {name}", nullable=True),
-        f"{name}_high": Column(F64, f"upper end of the interval of {name}", nullable=True),
-    }
-
-
-def _effects() -> Schema:
-    """Means per neuron, each with an interval (METHODS A2, A3, 0.6)."""
-    columns: Schema = {
-        "n_tokens": Column(I64, "counted tokens"),
-        "n_documents": Column(I64, "documents, the clusters of the bootstrap"),
-    }
-    for outcome, meaning in OUTCOMES.items():
-        columns |= _with_interval(f"te_{outcome}", f"total effect: mean |change| of the {meaning}")
-        columns |= _with_interval(f"de_{outcome}", f"mean |change| of the {meaning} with the norm's scale frozen")
-        columns |= _with_interval(f"m_{outcome}", f"1 - DE/TE for the {outcome}; missing where TE is below the floor")
-        columns |= _with_interval(f"de_freq_{outcome}", f"mean |change| of the {meaning}, unigram projection frozen")
-        columns |= _with_interval(f"m_freq_{outcome}", f"1 - DE_freq/TE for the {outcome}")
-        columns |= _with_interval(f"total_{outcome}", f"mean change of the {meaning}")
-        columns |= _with_interval(
-            f"direct_{outcome}", f"natural direct effect: mean change of the {outcome}, scale frozen"
-        )
-        columns |= _with_interval(
-            f"indirect_{outcome}", f"natural indirect effect: mean change of the {outcome} by the scale"
-        )
-        columns |= _with_interval(f"interaction_{outcome}", "total - direct - indirect")
-    columns |= _with_interval("prediction_change", "share of tokens whose top prediction changes (total)")
-    columns |= _with_interval("prediction_change_direct", "share of tokens whose top prediction changes (direct)")
-    columns |= _with_interval("reciprocal_rank_change", "mean |change| of the correct token's reciprocal rank (total)")
-    columns |= _with_interval("reciprocal_rank_change_direct", "the same with the norm's scale frozen")
-    return columns
-
-
 def _trace_effects() -> Schema:
     columns: Schema = {}
     for outcome, meaning in OUTCOMES.items():
@@ -121,7 +66,6 @@ def _trace_effects() -> Schema:
 
 
 SILENT = "; missing for a neuron that writes nothing"
-REPLACEMENT = {"replacement": Column(STR, "what the activation is replaced by, a key of ablation.replacements")}
 
 SCHEMAS: dict[str, Schema] = {
     "documents": {
@@ -243,7 +187,7 @@ SCHEMAS: dict[str, Schema] = {
         "rank": Column(I32, "rank of the next token (0 = on top)"),
     },
     "ablation_shard": REPLACEMENT | {"document": Column(I32, "document")} | NEURON | _sums(),
-    "effects": REPLACEMENT | NEURON | _effects(),
+    "effects": REPLACEMENT | NEURON | effects(),
     "synthetic": REPLACEMENT
     | NEURON
     | {
@@ -251,7 +195,7 @@ SCHEMAS: dict[str, Schema] = {
             I32, "random direction put in place of the neuron's own, same norm and same <x, w> at every token"
         )
     }
-    | _effects(),
+    | effects(),
     "traces": REPLACEMENT
     | NEURON
     | TOKEN
@@ -304,3 +248,4 @@ SCHEMAS: dict[str, Schema] = {
         "relative_error": Column(F64, "ours / published - 1", nullable=True),
     },
 }
+SCHEMAS |= SETS | INDUCTION | COMPARISON
