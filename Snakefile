@@ -17,7 +17,12 @@ include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/neurons.smk"
 include: "rules/ablation.smk"
+include: "rules/sets.smk"
+include: "rules/induction.smk"
 include: "rules/presentation.smk"
+include: "rules/presentation_sets.smk"
+include: "rules/presentation_induction.smk"
+include: "rules/comparison.smk"
 
 
 report: "rules/captions/workflow.rst"
@@ -28,9 +33,16 @@ rule all:
     default_target: True
     input:
         confidence_regulation_results(),
+        comparison_results(),
 
 
 rule confidence_regulation:
-    """Study A: entropy neurons, from the weights to verified effects."""
+    """Study A: entropy and token-frequency neurons, induction, calibration."""
     input:
         confidence_regulation_results(),
+
+
+rule comparison:
+    """Models and training checkpoints side by side."""
+    input:
+        comparison_results(),

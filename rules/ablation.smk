@@ -197,6 +197,54 @@ rule ablate_synthetic:
         "../workflow_scripts/ablate_synthetic.py"
 
 
+rule select_token_frequency:
+    """Token-frequency neurons: chosen by their effects on half of the documents, reported on the other."""
+    input:
+        model=model_files,
+        tokens=f"{TEXT}/tokens.parquet",
+        counts=f"{TEXT}/token_counts.parquet",
+        statistics=f"{TEXT}/activation_statistics.parquet",
+        shards=expand(
+            f"{ABLATION}/shards/{{shard}}.parquet", shard=SHARDS, allow_missing=True
+        ),
+        verification=f"{ABLATION}/verification.parquet",
+        frequency_cosine=f"{TEXT}/frequency_cosine.parquet",
+        neurons="results/{model}/weights/neurons.parquet",
+        weights_selection="results/{model}/weights/selection.parquet",
+    output:
+        token_frequency=f"{ABLATION}/token_frequency.parquet",
+        random_directions=f"{ABLATION}/random_directions.parquet",
+        selection=f"{ABLATION}/selection.parquet",
+    log:
+        "results/logs/{model}/texts/{text}/select_token_frequency.log",
+    benchmark:
+        "results/benchmarks/{model}/texts/{text}/select_token_frequency.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    params:
+        code=library("select_token_frequency"),
+        model=model_spec,
+        ablation=ablation_settings,
+        outcome=config["token_frequency"]["outcome"],
+        candidates=config["token_frequency"]["candidates"],
+        directions=config["token_frequency"]["directions"],
+        tokens=config["token_frequency"]["tokens"],
+        count=config["token_frequency"]["count"],
+        error_rate=config["token_frequency"]["level"],
+        control_sets=config["controls"]["sets"],
+        published=published_frequency_neurons,
+        resamples=ABLATE["resamples"],
+        level=ABLATE["level"],
+    script:
+        "../workflow_scripts/select_token_frequency.py"
+
+
 rule trace_neurons:
     """Effects at every counted token, for the chosen neurons and their controls."""
     input:
@@ -204,7 +252,7 @@ rule trace_neurons:
         tokens=f"{TEXT}/tokens.parquet",
         counts=f"{TEXT}/token_counts.parquet",
         statistics=f"{TEXT}/activation_statistics.parquet",
-        selection="results/{model}/weights/selection.parquet",
+        selection=selections,
     output:
         traces=f"{ABLATION}/traces.parquet",
     log:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.io import Wildcards
 from snakemake.utils import validate
 
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
@@ -26,9 +27,9 @@ from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
 from neuronlab.model_files import model_directory
-from neuronlab.model_sizes import check_sizes, read_sizes
+from neuronlab.model_sizes import check_induction, check_sizes, read_sizes
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
-from neuronlab.published_models import published_name
+from neuronlab.published_models import frequency_neurons, published_name
 from neuronlab.replacements import ReplacementError, parse_replacements
 from neuronlab.selection_rules import SelectionError, complete_parameters
 
@@ -66,6 +67,8 @@ wildcard_constraints:
     model=r"[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?",
     text=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     shard=r"\d+",
+    kind="synthetic|natural",
+    comparison=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     seed=r"\d+",
 
 
@@ -119,8 +122,21 @@ def model_files(wildcards):
         fetched = spec.source == "hub"
         files = [f"{spec.path}/manifest.json"] if fetched else list_model_files(spec)
         if not fetched or Path(files[0]).is_file():
+            sizes = read_sizes(model_directory(spec))
+            study = config["confidence_regulation"]
+            if wildcards.model in study["models"]:
+                check_induction(
+                    sizes,
+                    config["induction"],
+                    where=spec.where,
+                    parts=study["parts"],
+                    sequence_lengths={
+                        text: config["texts"][text]["sequence_length"]
+                        for text in study["texts"]
+                    },
+                )
             check_sizes(
-                read_sizes(model_directory(spec)),
+                sizes,
                 where=spec.where,
                 null_space_k=null_space_k(wildcards),
                 k_key=null_space_key(wildcards),
@@ -203,6 +219,95 @@ def selection_statistics(wildcards):
     ]
 
 
+def ablation_settings(wildcards):
+    """What `final_states.AblationInputs` holds beside the files, as plain values."""
+    return {
+        "include_padded": configured("texts", wildcards.text)["include_padded"],
+        "replacements": config["ablation"]["replacements"],
+        "kernel": COMPUTE["kernel"],
+        "batch_size": COMPUTE["batch_size"],
+        "tokens_per_chunk": COMPUTE["tokens_per_chunk"],
+        "neurons_per_tile": COMPUTE["neurons_per_tile"],
+        "seed": config["seed"],
+    }
+
+
+def part(name):
+    """Whether a part of study A is asked for."""
+    return name in config["confidence_regulation"]["parts"]
+
+
+def selections(wildcards):
+    """The tables of chosen neurons: by weights and, where that part is made, by effects."""
+    tables = [f"results/{wildcards.model}/weights/selection.parquet"]
+    if part("token_frequency"):
+        tables.append(
+            f"results/{wildcards.model}/texts/{wildcards.text}/ablation/selection.parquet"
+        )
+    return tables
+
+
+def published_frequency_neurons(wildcards):
+    """Neurons that study A calls token-frequency neurons, if the model is one that it looked at."""
+    return frequency_neurons(
+        published_name(model_entry(wildcards), wildcards.model) or ""
+    )
+
+
+def reference_model(wildcards):
+    """The larger model that a model is compared with, if the configuration names one."""
+    references = config["confidence_regulation"]["references"]
+    return references.get(wildcards.model)
+
+
+def as_model(model):
+    """Wildcards that stand for another model than the rule's own."""
+    return Wildcards(fromdict={"model": model})
+
+
+def reference_specs(wildcards):
+    name = reference_model(wildcards)
+    return {name: model_spec(as_model(name))} if name else {}
+
+
+def reference_files(wildcards):
+    name = reference_model(wildcards)
+    return model_files(as_model(name)) if name else []
+
+
+def comparison_entry(wildcards):
+    return configured("comparisons", wildcards.comparison)
+
+
+def comparison_reference(wildcards):
+    """The model whose selected neurons a comparison follows."""
+    entry = comparison_entry(wildcards)
+    return entry.get("reference", entry["models"][-1])
+
+
+def reference_selections(wildcards):
+    """The selections of that model, by weights and, where they are made, by effects on the comparison's text."""
+    text = comparison_entry(wildcards)["text"]
+    studied = config["confidence_regulation"]
+    reference = comparison_reference(wildcards)
+    tables = [f"results/{reference}/weights/selection.parquet"]
+    if (
+        part("token_frequency")
+        and reference in studied["models"]
+        and text in studied["texts"]
+    ):
+        tables.append(f"results/{reference}/texts/{text}/ablation/selection.parquet")
+    return tables
+
+
+def surveys(name):
+    """One table of the surveys of all models of a comparison, in their order."""
+    return lambda wildcards: [
+        f"results/{model}/texts/{comparison_entry(wildcards)['text']}/survey/{wildcards.comparison}/{name}.parquet"
+        for model in comparison_entry(wildcards)["models"]
+    ]
+
+
 def gpu(kind):
     """The GPUs of a model job, for the one of Slurm's two ways of asking that the configuration names."""
     count = COMPUTE["gpus_per_job"] if COMPUTE["gpu_request"] == kind else 0
@@ -211,17 +316,21 @@ def gpu(kind):
 
 def in_report(path, caption):
     """A figure's svg with its caption and place in the report, and its other formats beside it."""
-    labels = {
-        "model": "{model}",
-        "text": "{text}" if "{text}" in path else "weights alone",
-    }
-    labels["figure"] = caption.replace("_", " ")
+    shown = caption.replace("_", " ") + (" ({kind})" if "{kind}" in path else "")
+    if "{comparison}" in path:
+        category, subcategory, labels = "Comparisons", "{comparison}", {}
+    else:
+        category, subcategory = "Confidence regulation", "{model}"
+        labels = {
+            "model": "{model}",
+            "text": "{text}" if "{text}" in path else "weights alone",
+        }
     svg = report(
         f"{path}.svg",
         caption=f"captions/{caption}.rst",
-        category="Confidence regulation",
-        subcategory="{model}",
-        labels=labels,
+        category=category,
+        subcategory=subcategory,
+        labels={**labels, "figure": shown},
     )
     return [svg, *(f"{path}.{suffix}" for suffix in FORMATS if suffix != "svg")]
 
@@ -230,9 +339,42 @@ def figure_files(path):
     return [f"{path}.{suffix}" for suffix in FORMATS]
 
 
+# The figures of a model on a text, by the part of study A that makes them; without a part, always.
+FIGURES = {
+    None: [
+        "overview",
+        "total_direct",
+        "rho_mediation",
+        "entropy_prediction",
+        "synthetic_controls",
+        "verification",
+        "unigram_kl",
+        "token_effects",
+        "example_passage",
+    ],
+    "token_frequency": ["token_frequency"],
+    "sets": ["temperature", "calibration"],
+    "dose_response": ["dose_response"],
+    "induction": [
+        "induction_profile_synthetic",
+        "induction_profile_natural",
+        "induction_ablation_synthetic",
+        "induction_ablation_natural",
+        "induction_scores",
+    ],
+    "heads": ["induction_heads", "head_ablation", "head_neurons"],
+}
+
+
 def confidence_regulation_results():
     """Figures and cards of study A for every configured model and text."""
     study, wanted = config["confidence_regulation"], []
+    figures = [
+        figure
+        for name, group in FIGURES.items()
+        if not name or part(name)
+        for figure in group
+    ]
     for model in study["models"]:
         weights = ["norm_logitvar", "singular_values"]
         if published_name(config["models"][base_model(model)], model):
@@ -244,17 +386,17 @@ def confidence_regulation_results():
         ]
         for text in study["texts"]:
             base = f"results/{model}/texts/{text}"
-            figures = [
-                "overview",
-                "total_direct",
-                "rho_mediation",
-                "entropy_prediction",
-                "synthetic_controls",
-                "verification",
+            here = [
+                *figures,
+                *(
+                    ["reference_kl"]
+                    if part("sets") and model in study["references"]
+                    else []
+                ),
             ]
             wanted += [
                 file
-                for figure in figures
+                for figure in here
                 for file in figure_files(f"{base}/figures/{figure}")
             ]
             wanted += [
@@ -262,3 +404,13 @@ def confidence_regulation_results():
                 *([f"{base}/cards.html"] if study["cards"] else []),
             ]
     return wanted
+
+
+def comparison_results():
+    """Figures of every configured comparison."""
+    return [
+        file
+        for name in config["comparisons"]
+        for figure in ("emergence", "models", "spectra")
+        for file in figure_files(f"results/comparison/{name}/figures/{figure}")
+    ]

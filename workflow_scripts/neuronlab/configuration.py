@@ -128,9 +128,20 @@ def _check_references(config: Config) -> None:
     study = config.get("confidence_regulation", {})
     named = [("confidence_regulation.models", name) for name in study.get("models", [])]
     named += [(f"selections.{s}.models", name) for s, entry in selections.items() for name in entry.get("models", [])]
+    for small, large in study.get("references", {}).items():
+        named += [("confidence_regulation.references", name) for name in (small, large)]
+        if small not in study.get("models", []):
+            raise ConfigError(
+                f"configuration: confidence_regulation.references.{small}: '{small}' is not studied; "
+                "add it to confidence_regulation.models"
+            )
+    for name, entry in config.get("comparisons", {}).items():
+        named += [(f"comparisons.{name}.models", model) for model in entry["models"]]
     for where, name in named:
         if base_model(name) not in models:
             raise ConfigError(f"configuration: {where}: no model '{name}' under models{_nearest(name, list(models))}")
+    for name, entry in config.get("comparisons", {}).items():
+        _check_comparison(f"comparisons.{name}", entry, texts)
     for name in study.get("texts", []):
         if name not in texts:
             raise ConfigError(
@@ -153,6 +164,17 @@ def _check_references(config: Config) -> None:
     for name, entry in texts.items():
         if entry.get("counts") == "demo" and entry["source"] != "demo":
             raise ConfigError(f"configuration: texts.{name}.counts: the demo's counts fit the demo's texts only")
+
+
+def _check_comparison(where: str, entry: Config, texts: Config) -> None:
+    if entry["text"] not in texts:
+        hint = _nearest(entry["text"], list(texts))
+        raise ConfigError(f"configuration: {where}.text: no text '{entry['text']}' under texts{hint}")
+    if entry.get("reference", entry["models"][-1]) not in entry["models"]:
+        raise ConfigError(
+            f"configuration: {where}.reference: '{entry['reference']}' is not one of its models"
+            f"{_nearest(entry['reference'], list(entry['models']))}"
+        )
 
 
 def check_config(config: Config) -> None:

@@ -17,11 +17,13 @@ from neuronlab.configuration import ConfigError
 
 @dataclass(frozen=True)
 class Sizes:
-    """Width, layers and neurons per layer of a model; None where config.json does not say."""
+    """Width, layers, neurons and heads per layer, context of a model; None where config.json does not say."""
 
     d_model: int | None
     n_layers: int | None
     d_mlp: int | None
+    n_heads: int | None = None
+    n_ctx: int | None = None
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> int | None:
@@ -36,7 +38,13 @@ def read_sizes(directory: Path) -> Sizes:
     d_mlp = _first(config, "intermediate_size", "n_inner", "ffn_dim")
     if d_mlp is None and "n_embd" in config and d_model is not None:
         d_mlp = 4 * d_model  # GPT-2 leaves n_inner empty
-    return Sizes(d_model, _first(config, "num_hidden_layers", "n_layer"), d_mlp)
+    return Sizes(
+        d_model,
+        _first(config, "num_hidden_layers", "n_layer"),
+        d_mlp,
+        _first(config, "num_attention_heads", "n_head"),
+        _first(config, "max_position_embeddings", "n_positions", "n_ctx"),
+    )
 
 
 def check_sizes(
@@ -113,3 +121,45 @@ def _check_selection(sizes: Sizes, key: str, entry: Mapping[str, Any], control_s
             f"configuration: {key}: {wanted} neurons and {control_sets} disjoint control sets of as many do not fit "
             f"into a layer of {sizes.d_mlp} neurons ({where}); select fewer, or lower controls.sets"
         )
+
+
+def check_induction(
+    sizes: Sizes, induction: Mapping[str, Any], *, where: str, parts: Sequence[str], sequence_lengths: Mapping[str, int]
+) -> None:
+    """Refuse repetitions longer than the context or the text's sequences, and heads that the model does not have.
+
+    Args:
+        induction: the configuration's `induction`.
+        where: the model's key, for messages.
+        parts: the parts of study A that are made.
+        sequence_lengths: of the texts that are studied, by name.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    synthetic, heads = induction["synthetic"], induction["heads"]
+    repeated = {"induction.heads.length": 2 * heads["length"]} if "heads" in parts else {}
+    if {"induction", "heads"} & set(parts):
+        repeated["induction.synthetic.length"] = synthetic["length"] * synthetic["repetitions"]
+        for text, length in sequence_lengths.items():
+            if synthetic["source"] == "text" and synthetic["length"] >= length:
+                raise ConfigError(
+                    f"configuration: induction.synthetic.length: {synthetic['length']} tokens after the BOS are "
+                    f"repeated, but the sequences of texts.{text} have {length} tokens; lower it, or raise "
+                    f"texts.{text}.sequence_length"
+                )
+    for key, tokens in repeated.items():
+        if sizes.n_ctx is not None and tokens + 1 > sizes.n_ctx:
+            raise ConfigError(
+                f"configuration: {key}: BOS and all copies are {tokens + 1} tokens, but the context of {where} is "
+                f"{sizes.n_ctx}; lower it"
+            )
+    for name in heads["sets"] if "heads" in parts else ():
+        for layer, head in (map(int, part.split(".")) for part in name.split("+")):
+            if (sizes.n_layers is not None and layer >= sizes.n_layers) or (
+                sizes.n_heads is not None and head >= sizes.n_heads
+            ):
+                raise ConfigError(
+                    f"configuration: induction.heads.sets: '{name}': {where} has no head {layer}.{head}; it has "
+                    f"{sizes.n_layers} layers of {sizes.n_heads} heads, counted from 0"
+                )

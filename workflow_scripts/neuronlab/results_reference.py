@@ -13,7 +13,7 @@ import polars as pl
 from neuronlab.schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, TEXT = "{model}/weights", "{model}/texts/{text}"
+WEIGHTS, TEXT, COMPARED = "{model}/weights", "{model}/texts/{text}", "comparison/{comparison}"
 
 # path below results/, the rule that makes it, and the schema or, for what is no table, what it is
 TABLES = [
@@ -38,7 +38,33 @@ TABLES = [
     (f"{TEXT}/ablation/verification.parquet", "verify_ablation", "verification"),
     (f"{TEXT}/ablation/effects.parquet", "summarize_effects", "effects"),
     (f"{TEXT}/ablation/synthetic.parquet", "ablate_synthetic", "synthetic"),
+    (f"{TEXT}/ablation/token_frequency.parquet", "select_token_frequency", "token_frequency"),
+    (f"{TEXT}/ablation/random_directions.parquet", "select_token_frequency", "random_directions"),
+    (f"{TEXT}/ablation/selection.parquet", "select_token_frequency", "selection"),
     (f"{TEXT}/ablation/traces.parquet", "trace_neurons", "traces"),
+    (f"{TEXT}/ablation/set_effects.parquet", "ablate_sets", "set_effects"),
+    (f"{TEXT}/ablation/set_verification.parquet", "ablate_sets", "set_verification"),
+    (f"{TEXT}/ablation/temperature.parquet", "ablate_sets", "temperature"),
+    (f"{TEXT}/ablation/calibration.parquet", "ablate_sets", "calibration"),
+    (f"{TEXT}/ablation/reliability.parquet", "ablate_sets", "reliability"),
+    (f"{TEXT}/ablation/dose_response.parquet", "clamp_neurons", "dose_response"),
+    (f"{TEXT}/ablation/reference_kl.parquet", "measure_reference_kl", "reference_kl"),
+    (f"{TEXT}/induction/synthetic/repeats.parquet", "make_repeats", "repeats"),
+    (f"{TEXT}/induction/natural/repeats.parquet", "find_repeats", "repeats"),
+    (f"{TEXT}/induction/{{kind}}/profile.parquet", "measure_induction", "induction_profile"),
+    (f"{TEXT}/induction/{{kind}}/scores.parquet", "measure_induction", "induction_scores"),
+    (f"{TEXT}/induction/{{kind}}/ablation.parquet", "ablate_induction", "induction_ablation"),
+    (f"{TEXT}/induction/{{kind}}/tests.parquet", "ablate_induction", "induction_tests"),
+    (f"{TEXT}/induction/heads.parquet", "score_heads", "induction_heads"),
+    (f"{TEXT}/induction/head_ablation.parquet", "ablate_heads", "head_ablation"),
+    (f"{TEXT}/induction/head_neurons.parquet", "ablate_heads", "head_neurons"),
+    (f"{TEXT}/induction/head_verification.parquet", "ablate_heads", "head_verification"),
+    (f"{TEXT}/survey/{{comparison}}/neurons.parquet", "survey_model", "survey_neurons"),
+    (f"{TEXT}/survey/{{comparison}}/summary.parquet", "survey_model", "survey_summary"),
+    (f"{TEXT}/survey/{{comparison}}/spectrum.parquet", "survey_model", "survey_spectrum"),
+    (f"{COMPARED}/neurons.parquet", "compare_models", "comparison_neurons"),
+    (f"{COMPARED}/summary.parquet", "compare_models", "comparison_summary"),
+    (f"{COMPARED}/spectra.parquet", "compare_models", "comparison_spectra"),
 ]
 OTHERS = [
     (
@@ -55,8 +81,12 @@ OTHERS = [
     (
         f"{TEXT}/figures/{{figure}}.svg",
         "draw_{figure}",
-        "total_direct, rho_mediation, entropy_prediction, synthetic_controls, verification (and .png, ...)",
+        "overview, total_direct, rho_mediation, entropy_prediction, synthetic_controls, verification, unigram_kl, "
+        "token_effects, example_passage, token_frequency, temperature, calibration, dose_response, reference_kl, "
+        "induction_profile_{kind}, induction_ablation_{kind}, induction_scores, induction_heads, head_ablation, "
+        "head_neurons (and .png, ...)",
     ),
+    (f"{COMPARED}/figures/{{figure}}.svg", "draw_{figure}", "emergence, models, spectra (and .png, ...)"),
     (f"{TEXT}/cards.html", "write_cards", "a page of neuron cards, one file that works offline"),
     ("logs/..., benchmarks/...", "every rule", "log, and wall time and memory, under the path of what was made"),
 ]
@@ -86,7 +116,7 @@ def render() -> str:
     parts = [INTRODUCTION, "| path | rule | what it is |\n| --- | --- | --- |\n"]
     parts += [f"| `{path}` | `{rule}` | [{schema}](#{schema}) |\n" for path, rule, schema in TABLES]
     parts += [f"| `{path}` | `{rule}` | {what} |\n" for path, rule, what in OTHERS]
-    for _, _, name in TABLES:
+    for name in dict.fromkeys(schema for _, _, schema in TABLES):
         parts.append(f"\n## {name}\n\n| column | type | meaning |\n| --- | --- | --- |\n")
         for column, spec in SCHEMAS[name].items():
             nullable = ", or missing" if spec.nullable else ""
