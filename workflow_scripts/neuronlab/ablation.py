@@ -199,9 +199,10 @@ def effects_of_chunk(
     neurons: Sequence[int] | slice,
     delta: Float[Tensor, "tokens neurons"],
     *,
+    variants: Sequence[str] = tuple(VARIANTS),
     ranked: tuple[int, ...] = RANKED,
 ) -> Effects:
-    """Effects of all variants of `schemas.VARIANTS` for every (token, neuron) of a chunk.
+    """Effects of some variants of `schemas.VARIANTS`, by default all, for every (token, neuron) of a chunk.
 
     Args:
         clean, lines: from `clean_of` and `directions_of`, for the same tokens and neurons.
@@ -210,8 +211,8 @@ def effects_of_chunk(
     """
     w, raw = last.w[neurons], last.raw[neurons]
     if last.kernel == "brute_force":
-        return _by_brute_force(last, tokens, raw, delta, ranked)
-    factors = coefficients(last.readout, tokens.residual, w, delta, raw=raw, mlp=tokens.mlp)
+        return _by_brute_force(last, tokens, raw, delta, variants, ranked)
+    factors = coefficients(last.readout, tokens.residual, w, delta, variants=variants, raw=raw, mlp=tokens.mlp)
     return run_kernel(last, clean, lines, factors, ranked=ranked)
 
 
@@ -232,6 +233,7 @@ def _by_brute_force(
     tokens: Tokens,
     raw: Float[Tensor, "neurons d"],
     delta: Float[Tensor, "tokens neurons"],
+    variants: Sequence[str],
     ranked: tuple[int, ...],
 ) -> Effects:
     """The same effects by the float64 oracle, token by token."""
@@ -246,7 +248,7 @@ def _by_brute_force(
                 raw,
                 delta[t],
                 tokens.targets[t].expand(n),
-                variants=tuple(VARIANTS),
+                variants=tuple(variants),
                 reference=last.reference,
                 mlp=None if tokens.mlp is None else tokens.mlp[t].expand(n, -1),
             )

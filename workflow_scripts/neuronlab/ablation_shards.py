@@ -78,12 +78,12 @@ def sum_columns() -> list[str]:
 
 
 class DocumentSums:
-    """Sums per (document, neuron) of every column of a shard."""
+    """Sums per (document, neuron) of every column of a shard, or of those named."""
 
-    def __init__(self, documents: Int[Array, " documents"], neurons: int) -> None:
+    def __init__(self, documents: Int[Array, " documents"], neurons: int, columns: Sequence[str] | None = None) -> None:
         self.documents = documents
         self.sums: dict[str, Float[Array, "documents neurons"]] = {
-            name: np.zeros((len(documents), neurons)) for name in sum_columns()
+            name: np.zeros((len(documents), neurons)) for name in columns or sum_columns()
         }
 
     def add(

@@ -40,12 +40,17 @@ class Text:
         Raises:
             AblationError: if nothing is counted, or a sequence's last position is, which has no next token.
         """
-        frame = read_table(path, "tokens").sort("sequence")
+        return cls.of_frame(read_table(path, "tokens"), str(path))
+
+    @classmethod
+    def of_frame(cls, frame: pl.DataFrame, where: str) -> Text:
+        """The same from a table "tokens"; `where` names it in messages."""
+        frame = frame.sort("sequence")
         text = cls(*(np.array(frame[name].to_list()) for name in ("tokens", "documents", "counted")))
         if not text.counted.any():
-            raise AblationError(f"{path}: no position counts; lower min_position of the text or use more of it")
+            raise AblationError(f"{where}: no position counts; lower min_position of the text or use more of it")
         if text.counted[:, -1].any():
-            raise AblationError(f"{path}: a last position is counted, but it has no next token; make the table again")
+            raise AblationError(f"{where}: a last position is counted, but it has no next token; make the table again")
         return text
 
     def rows(self, sequences: Int[Array, " tokens"], positions: Int[Array, " tokens"]) -> dict[str, Array]:

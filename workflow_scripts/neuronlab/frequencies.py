@@ -63,21 +63,26 @@ def count_tokens(
         CountsError: counts of the wrong length or type.
         TextError, ModelError: unusable text or tokenizer.
     """
-    vocabulary = load_vocabulary(model)
+    write_table(counts_table(documents, counts, load_vocabulary(model), text), output, "token_counts", provenance)
+
+
+def counts_table(
+    documents: str | Path, counts: str | Path | None, vocabulary: Vocabulary, text: TextSpec
+) -> pl.DataFrame:
+    """The table "token_counts" of a text, or of published counts; see `count_tokens`."""
     if counts is None:
         stream, _ = token_stream(read_documents(documents, text), vocabulary, text)
         count = np.bincount(stream, minlength=vocabulary.d_vocab)
     else:
         count = read_counts(counts, vocabulary, text.where)
     warn_if_few(int(count.sum()), vocabulary.d_vocab_real, text.where)
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         {
             "token": np.arange(vocabulary.d_vocab, dtype=np.int32),
             "count": count.astype(np.int64),
             "real": vocabulary.real,
         }
     )
-    write_table(frame, output, "token_counts", provenance)
 
 
 def read_counts(path: str | Path, vocabulary: Vocabulary, where: str) -> Int[np.ndarray, " vocab"]:

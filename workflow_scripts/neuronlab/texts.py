@@ -66,7 +66,13 @@ def tokenize_text(
         TextError: nothing to read, too little of it, or a sequence longer than the model's context.
         ModelError: no usable tokenizer.
     """
-    vocabulary = load_vocabulary(model)
+    write_table(tokens_table(documents, load_vocabulary(model), model, text, seed), output, "tokens", provenance)
+
+
+def tokens_table(
+    documents: str | Path, vocabulary: Vocabulary, model: ModelSpec, text: TextSpec, seed: int
+) -> pl.DataFrame:
+    """The table "tokens" of a text; see `tokenize_text`."""
     bos = opening_token(vocabulary, text, model)
     if vocabulary.n_ctx is not None and text.sequence_length > vocabulary.n_ctx:
         raise TextError(
@@ -94,7 +100,7 @@ def tokenize_text(
             f"{text.where}: no position counts: min_position is {text.min_position} in sequences of "
             f"{text.sequence_length} tokens; lower it"
         )
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         {
             "sequence": np.arange(len(sequences.tokens), dtype=np.int32),
             "tokens": pl.Series(sequences.tokens.tolist(), dtype=pl.List(pl.Int32)),
@@ -102,7 +108,6 @@ def tokenize_text(
             "counted": pl.Series(counted.tolist(), dtype=pl.List(pl.Boolean)),
         }
     )
-    write_table(frame, output, "tokens", provenance)
 
 
 def counted_positions(
