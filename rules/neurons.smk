@@ -96,14 +96,14 @@ rule boost_tokens:
     """The tokens that each chosen neuron promotes and suppresses most."""
     input:
         model=model_files,
-        selection="results/{model}/weights/selection.parquet",
+        selection=selections,
     output:
-        boosted="results/{model}/weights/boosted_tokens.parquet",
-        strings="results/{model}/weights/token_strings.parquet",
+        boosted="results/{model}/texts/{text}/boosted_tokens.parquet",
+        strings="results/{model}/texts/{text}/token_strings.parquet",
     log:
-        "results/logs/{model}/weights/boost_tokens.log",
+        "results/logs/{model}/texts/{text}/boost_tokens.log",
     benchmark:
-        "results/benchmarks/{model}/weights/boost_tokens.tsv"
+        "results/benchmarks/{model}/texts/{text}/boost_tokens.tsv"
     conda:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]

@@ -120,7 +120,7 @@ rule draw_rho_mediation:
     input:
         effects=f"{ABLATION}/effects.parquet",
         null_space="results/{model}/weights/null_space.parquet",
-        selection=SELECTION,
+        selection=selections,
         verification=f"{ABLATION}/verification.parquet",
     output:
         figures=in_report(
@@ -149,7 +149,7 @@ rule draw_entropy_prediction:
     """Change of entropy against change of prediction."""
     input:
         effects=f"{ABLATION}/effects.parquet",
-        selection=SELECTION,
+        selection=selections,
         verification=f"{ABLATION}/verification.parquet",
     output:
         figures=in_report(
@@ -267,9 +267,9 @@ rule write_cards:
     input:
         neurons="results/{model}/weights/neurons.parquet",
         null_space="results/{model}/weights/null_space.parquet",
-        selection=SELECTION,
-        boosted="results/{model}/weights/boosted_tokens.parquet",
-        strings="results/{model}/weights/token_strings.parquet",
+        selection=selections,
+        boosted=f"{TEXT}/boosted_tokens.parquet",
+        strings=f"{TEXT}/token_strings.parquet",
         tokens=f"{TEXT}/tokens.parquet",
         statistics=f"{TEXT}/activation_statistics.parquet",
         effects=f"{ABLATION}/effects.parquet",

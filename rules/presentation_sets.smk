@@ -90,7 +90,7 @@ rule draw_example_passage:
     input:
         traces=f"{ABLATION}/traces.parquet",
         tokens=f"{TEXT}/tokens.parquet",
-        strings="results/{model}/weights/token_strings.parquet",
+        strings=f"{TEXT}/token_strings.parquet",
         selection=selections,
         verification=f"{ABLATION}/verification.parquet",
     output:

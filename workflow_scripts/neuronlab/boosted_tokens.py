@@ -6,6 +6,7 @@ W_U do not stand at the top of every neuron's list.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -15,8 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neuronlab.models import ModelSpec, load_model
+from neuronlab.neuron_sets import read_selections
 from neuronlab.readout import Readout
-from neuronlab.tables import Provenance, read_table, write_table
+from neuronlab.tables import Provenance, write_table
 
 
 def boosted(
@@ -56,7 +58,7 @@ def spell_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> list[str]:
 def boost_tokens(
     *,
     model: ModelSpec,
-    selection: str | Path,
+    selection: str | Path | Sequence[str | Path],
     boosted_tokens: str | Path,
     token_strings: str | Path,
     count: int,
@@ -67,7 +69,7 @@ def boost_tokens(
     Raises:
         ModelError, TableError: unusable model or selection.
     """
-    chosen = read_table(selection, "selection").filter(pl.col("kind") == "selection")
+    chosen = read_selections(selection).filter(pl.col("kind") == "selection")
     loaded = load_model(model)
     readout = loaded.readout()
     strings = spell_tokens(loaded.tokenizer, loaded.d_vocab)

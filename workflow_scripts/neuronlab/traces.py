@@ -14,8 +14,9 @@ import polars as pl
 from neuronlab.ablation import clean_of, directions_of, effects_of_chunk
 from neuronlab.final_states import Setup, set_up
 from neuronlab.model_files import ModelSpec
+from neuronlab.neuron_sets import read_selections
 from neuronlab.schemas import OUTCOMES, RANK_VARIANTS, SCHEMAS, VARIANTS
-from neuronlab.tables import Provenance, read_table, write_table
+from neuronlab.tables import Provenance, write_table
 
 
 def trace_neurons(
@@ -24,7 +25,7 @@ def trace_neurons(
     tokens: str | Path,
     counts: str | Path,
     statistics: str | Path,
-    selection: str | Path,
+    selection: str | Path | Sequence[str | Path],
     traces: str | Path,
     include_padded: bool = False,
     replacements: Sequence[str] = ("mean",),
@@ -44,7 +45,7 @@ def trace_neurons(
     Raises:
         ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
     """
-    chosen = traced_neurons(read_table(selection, "selection"), sets)
+    chosen = traced_neurons(read_selections(selection), sets)
     setup = set_up(
         model=model,
         tokens=tokens,
