@@ -2,18 +2,21 @@
 
 Standard library only, so that a workflow can ask while it is parsed. The values are in `VALUES`: neurons of study B's
 five models with rho, LogitVar and norm (METHODS B1), of study A's models (A1: ids alone, except where B measured the
-same neurons), and of "Universal neurons" (D1: ids alone).
+same neurons), and of "Universal neurons" (D1: ids alone). Study A's token-frequency neurons (A3: ids alone) are in
+`FREQUENCY_NEURONS`: "main" ones are named in its figures, a "candidate" is on a longer list of the same study.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 VALUES = Path(__file__).parent / "published_data" / "entropy_neurons.csv"
+FREQUENCY_NEURONS = Path(__file__).parent / "published_data" / "token_frequency_neurons.csv"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ def published_model(name: str) -> PublishedModel | None:
 def published_models() -> dict[str, PublishedModel]:
     """All of them by their keys in `VALUES`."""
     return {model.key: model for model in MODELS}
+
+
+def frequency_neurons(key: str, roles: Sequence[str] = ("main",)) -> list[int]:
+    """Last-layer neurons that study A calls token-frequency neurons of the model `key`; none for any other model.
+
+    Args:
+        roles: "main", "candidate" or both.
+    """
+    with FREQUENCY_NEURONS.open(newline="") as file:
+        return sorted(int(row["neuron"]) for row in csv.DictReader(file) if row["model"] == key and row["role"] in roles)
 
 
 def published_name(entry: Mapping[str, object], model: str) -> str | None:
