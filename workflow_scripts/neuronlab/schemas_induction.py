@@ -32,7 +32,11 @@ INDUCTION: dict[str, Schema] = {
         ),
     },
     "induction_profile": {
-        "quantity": Column(STR, "activation, entropy, loss (nats), norm_scale, correct (next token on top)"),
+        "quantity": Column(
+            STR,
+            "activation, entropy, loss (nats), norm_scale, correct (next token on top); natural: continues, the share "
+            "of second occurrences that go on as the first (one row, at the end of the prefix)",
+        ),
     }
     | TRACKED
     | PLACE
