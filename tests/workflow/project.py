@@ -26,14 +26,26 @@ def make_text(path: Path, *, documents: int = 12, words: int = 60, seed: int = 0
 
 
 def small_config(model: Path) -> dict:
-    """Study A of one tiny directory model on one small text, `words.txt` in the working directory; everything cheap."""
+    """Study A of one tiny directory model, compared with itself, on one small text, `words.txt` in the working directory; everything cheap."""
     return {
-        "models": {"tiny": {"source": "directory", "path": str(model), "null_space_k": [4]}},
+        "models": {
+            "tiny": {"source": "directory", "path": str(model), "null_space_k": [4]},
+            "twin": {"source": "directory", "path": str(model), "null_space_k": [4]},
+        },
         "texts": {"words": {"source": "file", "path": "words.txt", "sequence_length": 32, "sequences": 8}},
-        "confidence_regulation": {"models": ["tiny"], "texts": ["words"]},
+        "confidence_regulation": {"models": ["tiny"], "texts": ["words"], "references": {"tiny": "twin"}},
         "selections": {"entropy": {"rule": "top_rho", "count": 3}},
         "controls": {"sets": 2, "synthetic_draws": 2},
         "ablation": {"resamples": 100, "verification": {"pairs": 16, "forward_pairs": 4}},
+        "token_frequency": {"candidates": 8, "directions": 19, "tokens": 64},
+        "sets": {"verification_pairs": 8},
+        "dose_response": {"points": 3, "tokens": 64},
+        "induction": {
+            "synthetic": {"length": 10, "sequences": 6},
+            "natural": {"prefix": 2, "sequences": 6},
+            "heads": {"length": 8, "sequences": 4, "top": 2, "ablated_sequences": 4, "verification_positions": 2},
+        },
+        "comparisons": {"both": {"models": ["tiny", "twin"], "text": "words", "sequences": 4}},
         "figures": {"formats": ["svg"]},
     }
 

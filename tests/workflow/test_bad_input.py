@@ -51,6 +51,18 @@ def set_value(config: dict, path: str, value: object) -> dict:
         ("selections.entropy.k", 7, "selections.entropy.k: 7 is not measured; add it to models.tiny.null_space_k"),
         ("ablation.statistics_layers", [0], "ablation.statistics_layers: the last layer is missing; add -1"),
         ("ablation.statistics_layers", [-1, 9], "ablation.statistics_layers: models.tiny has no layer 9"),
+        (
+            "induction.synthetic.length",
+            40,
+            "induction.synthetic.length: 40 tokens after the BOS are repeated, but the sequences of texts.words have 32",
+        ),
+        ("induction.heads.length", 200, "induction.heads.length: BOS and all copies are 401 tokens, but the context of"),
+        ("induction.heads.sets", ["1.9"], "induction.heads.sets: '1.9': models.tiny has no head 1.9"),
+        ("comparisons.both.text", "wrods", "comparisons.both.text: no text 'wrods' under texts; did you mean 'words'?"),
+        ("comparisons.both.models", ["tiny", "twn"], "comparisons.both.models: no model 'twn' under models; did you"),
+        ("comparisons.both.reference", "tin", "comparisons.both.reference: 'tin' is not one of its models; did you"),
+        ("confidence_regulation.references", {"twin": "tiny"}, "references.twin: 'twin' is not studied"),
+        ("confidence_regulation.parts", ["head"], "'head' is not one of"),
         ("texts.words.path", "nowhere.txt", "texts.words.path: there is no file 'nowhere.txt'"),
     ],
 )

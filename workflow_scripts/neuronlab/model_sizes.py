@@ -138,8 +138,8 @@ def check_induction(
         ConfigError: naming the key and the remedy.
     """
     synthetic, heads = induction["synthetic"], induction["heads"]
-    repeated = {"induction.heads.length": 2 * heads["length"]} if "heads" in parts else {}
-    if {"induction", "heads"} & set(parts):
+    repeated = {"induction.heads.length": 2 * heads["length"]} if "heads" in parts and heads["length"] else {}
+    if {"induction", "heads"} & set(parts) and synthetic["length"]:
         repeated["induction.synthetic.length"] = synthetic["length"] * synthetic["repetitions"]
         for text, length in sequence_lengths.items():
             if synthetic["source"] == "text" and synthetic["length"] >= length:
