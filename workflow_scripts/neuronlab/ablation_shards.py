@@ -14,7 +14,7 @@ import polars as pl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neuronlab.ablation import clean_of, directions_of, effects_of_chunk
+from neuronlab.ablation import RANKED, clean_of, directions_of, effects_of_chunk
 from neuronlab.final_states import Batch, Setup, set_up
 from neuronlab.kernels.interface import Clean, Effects
 from neuronlab.model_files import ModelSpec
@@ -128,7 +128,14 @@ def shard_sums(
 
 
 def iterate_effects(
-    setup: Setup, sequences: Sequence[int], *, batch_size: int, tokens_per_chunk: int, neurons_per_tile: int
+    setup: Setup,
+    sequences: Sequence[int],
+    *,
+    batch_size: int,
+    tokens_per_chunk: int,
+    neurons_per_tile: int,
+    variants: Sequence[str] = tuple(VARIANTS),
+    ranked: tuple[int, ...] = RANKED,
 ) -> Iterator[tuple[Batch, slice, slice, str, Clean, Float[Tensor, "tokens neurons"], Effects]]:
     """Effects of all neurons at all counted positions, chunk by chunk.
 
@@ -145,7 +152,7 @@ def iterate_effects(
                 clean = clean_of(last, chunk)
                 for replacement in setup.replacements:
                     delta = setup.delta(batch, part, tile, replacement)
-                    effects = effects_of_chunk(last, chunk, clean, lines, tile, delta)
+                    effects = effects_of_chunk(last, chunk, clean, lines, tile, delta, variants=variants, ranked=ranked)
                     yield batch, part, tile, replacement.name, clean, delta, effects
 
 
