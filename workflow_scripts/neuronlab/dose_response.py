@@ -12,7 +12,7 @@ The final norm's scale after clamping is sigma' = 1 / (alpha + dalpha), from the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from neuronlab.final_states import AblationInputs, Setup
 from neuronlab.kernels.interface import Clean, Coefficients, Directions
 from neuronlab.neuron_sets import read_selections, sets_of_layer, single_neurons
 from neuronlab.replacements import ActivationStatistics
-from neuronlab.schemas import SCHEMAS, VARIANTS
+from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import bootstrap_weights, clustered_interval
 from neuronlab.tables import Provenance, write_table
 from neuronlab.token_sample import with_sample
@@ -154,9 +154,8 @@ def iterate_clamped(
     ]
 ]:
     """Chunk by chunk: owning documents, part of the grid, clean numbers (once per chunk, else empty) and changes."""
-    last, text = setup.last, setup.text
-    if last.kernel != "brute_force":  # divergences from the unigram distribution are not asked for
-        last = replace(last, reference=None)
+    text = setup.text
+    last = replace(setup.last, reference=None)  # divergences from the unigram distribution are not asked for
     neurons, lines = list(neurons), directions_of(last, list(neurons))
     for batch in setup.batches(range(len(text.tokens)), batch_size, "clamp"):
         for part in batch.chunks(tokens_per_chunk):
@@ -203,12 +202,11 @@ def clamped(
     alpha = 1 / last.readout.scale(chunk.residual.double())
     moved = torch.stack([1 / (alpha + found.A[0]) - 1 / alpha for found in factors])
     if last.kernel == "brute_force":
-        total, direct = (list(VARIANTS).index(name) for name in CLAMPED)
-        each = [effects_of_chunk(last, chunk, clean, lines, neurons, delta, ranked=(total,)) for delta in deltas]
-        entropy, loss = (
-            [np.stack([getattr(one, name)[variant] for one in each]) for variant in (total, direct)]
-            for name in ("entropy", "loss")
-        )
+        each = [
+            effects_of_chunk(last, chunk, clean, lines, neurons, delta, variants=CLAMPED, ranked=(0,))
+            for delta in deltas
+        ]
+        entropy, loss = (np.stack([getattr(one, name) for one in each], axis=1) for name in ("entropy", "loss"))
         rank = np.stack([one.rank[0] for one in each])
     else:
         step = len(CLAMPED)
@@ -248,7 +246,7 @@ def clamp_frame(
     seed: int,
 ) -> pl.DataFrame:
     """The table "dose_response"; a value that a grid holds twice (a neuron that never moves) has one row."""
-    n_values, n_neurons = grid.shape
+    n_neurons = grid.shape[1]
     chosen, shape = list(neurons), grid.shape
     mean, sd = setup.statistics.mean[chosen], setup.statistics.sd[chosen]
     moves = (setup.statistics.max[chosen] > setup.statistics.min[chosen]) & (sd > 0)
