@@ -1,0 +1,410 @@
+"""Rule `select_token_frequency`: neurons that move the output toward or away from the unigram distribution (METHODS A3).
+
+Study A picks them by eye from a plot of mean |change of KL(P_freq || P_model)| against M_freq = 1 - DE_freq/TE. Here a
+stated rule does, with half of the documents (a seeded permutation) to select on and the other half to report on:
+
+1. Candidates: the last-layer neurons with the largest te_kl on the selection half whose M_freq is defined there.
+2. Statistic: m = 1 - DE_g/TE of the configured outcome on a seeded sample of that half's tokens, with the logits'
+   projection on the log-unigram direction g frozen. Null: the same, on the same tokens, with each of n random logit
+   directions of the same variance frozen instead (`random_directions`).
+3. p_value_single = (1 + b)/(1 + n), b random directions with m_r >= m. p_value: b random directions whose largest m_r
+   over *all* candidates is >= m (maximum statistic, as Westfall and Young), which holds the family-wise error.
+4. Selected: p_value at most the level, and m above the null's mean; at most `count`, those of the largest te_kl.
+
+The columns te_kl and m_freq are means over all tokens of the half, from the ablation's shards; p-values and m_null come
+from the sample, whose own m for g stands in random_directions.parquet as direction -1. On the reporting half,
+te_kl_report and m_freq_report have intervals of a bootstrap over its documents, and p_value_report is p_value_single
+anew: fresh tokens, fresh directions, matched to the variance there.
+
+Under a softcap the projection is frozen on the logits after the cap, for g and for random directions alike.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from neuronlab.final_states import AblationInputs, Setup
+from neuronlab.frozen_directions import Frozen, draw_directions, draw_tokens, frozen_effects, gather
+from neuronlab.random_directions import RowSpace
+from neuronlab.schemas import OUTCOMES, SCHEMAS
+from neuronlab.selection import KINDS, draw_controls
+from neuronlab.statistics import (
+    Interval,
+    bootstrap_weights,
+    clustered_function_interval,
+    clustered_interval,
+    mediated_fraction,
+    rank_p_value,
+)
+from neuronlab.tables import Provenance, read_table, write_table
+
+Array = np.ndarray
+NAME = "token_frequency"
+HALVES = ("selection", "report")
+PLACE = ("layer", "neuron")
+
+
+class TokenFrequencyError(ValueError):
+    """Documents, shards or a configuration that leave nothing to select from."""
+
+
+def select_token_frequency(
+    *,
+    inputs: AblationInputs,
+    shards: Sequence[str | Path],
+    frequency_cosine: str | Path,
+    neurons: str | Path,
+    weights_selection: str | Path,
+    token_frequency: str | Path,
+    random_directions: str | Path,
+    selection: str | Path,
+    replacement: str | None = None,
+    outcome: str = "loss",
+    candidates: int = 128,
+    directions: int = 99,
+    tokens: int = 1024,
+    level: float = 0.05,
+    count: int | None = None,
+    control_sets: int = 5,
+    resamples: int = 1000,
+    interval_level: float = 0.95,
+    te_floor: float = 1e-6,
+    published: Sequence[int] = (),
+    provenance: Provenance | None = None,
+) -> None:
+    """Write token_frequency.parquet, random_directions.parquet and the effect-based selection.parquet.
+
+    Args:
+        shards: tables "ablation_shard" of the same text, with sums per (neuron, document).
+        frequency_cosine, neurons, weights_selection: tables "frequency_cosine", "neurons", "selection".
+        replacement: which one; the first configured one by default.
+        outcome: "loss", "entropy" or "kl": the effect that m_freq is about.
+        candidates, directions, tokens: how many of each; tokens per half.
+        level: largest family-wise error.
+        count: keep at most so many; None for all.
+        control_sets: uniform and norm-matched sets; fewer, loudly, where the layer has too few neurons.
+        interval_level: nominal coverage of the intervals.
+        te_floor: 1 - DE/TE is missing where TE is not above this (nats).
+        published: last-layer neurons that the study of this model names.
+
+    Raises:
+        TokenFrequencyError: fewer than two documents, shards that do not fit, a selection called token_frequency.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+    """
+    if outcome not in OUTCOMES:
+        raise TokenFrequencyError(f"token_frequency.outcome is '{outcome}'; it is one of {', '.join(OUTCOMES)}")
+    by_weights = read_table(weights_selection, "selection")
+    if NAME in by_weights["set"].to_list():
+        raise TokenFrequencyError(f"selections.{NAME}: the name is taken by the effect-based set; rename it")
+    cosines, weights = read_table(frequency_cosine, "frequency_cosine"), read_table(neurons, "neurons")
+    setup = inputs.set_up([replacement or inputs.replacements[0]])
+    layer = setup.last.layer
+    sums = read_sums(shards, setup.replacements[0].name, layer, setup.last.neurons)
+    halves = split_documents(sums.documents, inputs.seed)
+    first, second = (sums.of(documents) for documents in halves)
+    te_kl, m_freq = first.te_kl(), first.m_freq(outcome, te_floor)
+    chosen = choose_candidates(te_kl, m_freq, candidates)
+    tests = test_candidates(
+        setup, chosen, halves, outcome, inputs=inputs, directions=directions, tokens=tokens, te_floor=te_floor
+    )
+    frame = pl.DataFrame({"layer": np.full(len(te_kl), layer), "neuron": np.arange(len(te_kl))})
+    frame = frame.cast(pl.Int32).join(cosines, on=PLACE, how="left", maintain_order="left")
+    resampled = bootstrap_weights(len(second.documents), resamples, inputs.seed)
+    frame = frame.with_columns(
+        te_kl=te_kl,
+        m_freq=missing(m_freq),
+        candidate=np.isin(np.arange(len(te_kl)), chosen),
+        n_documents_selection=pl.lit(len(first.documents)),
+        n_documents_report=pl.lit(len(second.documents)),
+        published=np.isin(np.arange(len(te_kl)), list(published)),
+        **interval_columns("te_kl_report", second.te_kl_interval(resampled, interval_level)),
+        **interval_columns("m_freq_report", second.m_freq_interval(outcome, te_floor, resampled, interval_level)),
+        **{name: spread(chosen, values, len(te_kl)) for name, values in tests.columns().items()},
+    )
+    frame = mark_selected(frame, spread(chosen, tests.m, len(te_kl)), level, count)
+    table, note = selection_table(frame, weights, by_weights, layer, control_sets, inputs.seed)
+    for message in (*tests.notes, *note):
+        print(message, file=sys.stderr)
+    made = {**(provenance or {}), "kernel": setup.last.kernel}
+    write_table(frame, token_frequency, "token_frequency", made)
+    write_table(tests.table, random_directions, "random_directions", made)
+    write_table(table, selection, "selection", made)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums per (document, neuron) of one replacement, from the shards."""
+
+    documents: Int[Array, " documents"]
+    counts: Int[Array, " documents"]
+    columns: dict[str, Float[Array, "documents neurons"]]
+
+    def of(self, documents: Int[Array, " chosen"]) -> Sums:
+        """The rows of some documents."""
+        rows = np.isin(self.documents, documents)
+        return Sums(self.documents[rows], self.counts[rows], {k: v[rows] for k, v in self.columns.items()})
+
+    def te_kl(self) -> Float[Array, " neurons"]:
+        """Mean |change of KL(P_freq || P_model)| (nats)."""
+        return self.columns["kl_total_abs"].sum(0) / self.counts.sum()
+
+    def m_freq(self, outcome: str, te_floor: float) -> Float[Array, " neurons"]:
+        """1 - DE_freq/TE; NaN where TE is not above the floor."""
+        total, frozen = (self.columns[f"{outcome}_{variant}_abs"].sum(0) for variant in ("total", "unigram"))
+        return mediated_fraction(total / self.counts.sum(), frozen / self.counts.sum(), te_floor)
+
+    def te_kl_interval(self, weights: Float[Array, "resamples documents"], level: float) -> Interval:
+        """`te_kl` with its interval."""
+        return clustered_interval(self.columns["kl_total_abs"], self.counts, weights, level)
+
+    def m_freq_interval(
+        self, outcome: str, te_floor: float, weights: Float[Array, "resamples documents"], level: float
+    ) -> Interval:
+        """`m_freq` with its interval, TE and DE resampled together."""
+        both = tuple(self.columns[f"{outcome}_{variant}_abs"] for variant in ("total", "unigram"))
+        return clustered_function_interval(
+            lambda total, frozen: mediated_fraction(total, frozen, te_floor), both, self.counts, weights, level
+        )
+
+
+def read_sums(shards: Sequence[str | Path], replacement: str, layer: int, neurons: int) -> Sums:
+    """The shards' sums of one replacement, documents in order.
+
+    Raises:
+        TableError: a shard is truncated or has other columns.
+        TokenFrequencyError: shards that lack the replacement, or neurons for a document.
+    """
+    wanted = [f"{outcome}_{variant}_abs" for outcome in OUTCOMES for variant in ("total", "unigram")]
+    frames = [
+        read_table(path, "ablation_shard")
+        .filter(pl.col("replacement") == replacement, pl.col("layer") == layer)
+        .select("document", "neuron", "n_tokens", *wanted)
+        for path in shards
+    ]
+    rows = pl.concat(frames).group_by("document", "neuron").sum().sort("document", "neuron")
+    documents = rows["document"].unique().sort().to_numpy()
+    whole = len(documents) > 0 and np.array_equal(
+        rows["neuron"].to_numpy(), np.tile(np.arange(neurons, dtype=np.int32), len(documents))
+    )
+    if not whole:
+        raise TokenFrequencyError(
+            f"the ablation's shards do not hold replacement '{replacement}' for all {neurons} neurons of layer {layer} "
+            "and every document: delete them, run again"
+        )
+    blocks = {name: rows[name].to_numpy().reshape(len(documents), neurons) for name in ("n_tokens", *wanted)}
+    return Sums(documents, blocks.pop("n_tokens")[:, 0], blocks)
+
+
+def split_documents(documents: Int[Array, " documents"], seed: int) -> tuple[Array, Array]:
+    """Two halves of the documents by a seeded permutation; an odd one goes to the first, the selection half.
+
+    Raises:
+        TokenFrequencyError: for fewer than two documents.
+    """
+    if len(documents) < 2:
+        raise TokenFrequencyError(
+            "token-frequency neurons are selected on half of the documents and reported on the other half: the text has "
+            "only one with counted tokens; use more of it, or leave token_frequency out of confidence_regulation.parts"
+        )
+    shuffled = np.random.default_rng([seed, 0]).permutation(np.sort(documents))
+    middle = (len(shuffled) + 1) // 2
+    return np.sort(shuffled[:middle]), np.sort(shuffled[middle:])
+
+
+def choose_candidates(te_kl: Float[Array, " neurons"], m_freq: Float[Array, " neurons"], n: int) -> Int[Array, " n"]:
+    """The `n` neurons with the largest te_kl whose m_freq is defined, fewer if there are fewer; ties by index."""
+    order = np.argsort(-te_kl, kind="stable")
+    return order[~np.isnan(m_freq[order])][:n]
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What the random directions say of the candidates; NaN where 1 - DE/TE is undefined on a sample."""
+
+    m: Float[Array, " candidates"]
+    m_null: Float[Array, " candidates"]
+    p_single: Float[Array, " candidates"]
+    p: Float[Array, " candidates"]
+    p_report: Float[Array, " candidates"]
+    table: pl.DataFrame
+    notes: tuple[str, ...]
+
+    def columns(self) -> dict[str, Float[Array, " candidates"]]:
+        """As token_frequency.parquet names them."""
+        return {
+            "m_null": self.m_null,
+            "p_value_single": self.p_single,
+            "p_value": self.p,
+            "p_value_report": self.p_report,
+        }
+
+
+def test_candidates(
+    setup: Setup,
+    chosen: Int[Array, " candidates"],
+    halves: tuple[Array, Array],
+    outcome: str,
+    *,
+    inputs: AblationInputs,
+    directions: int,
+    tokens: int,
+    te_floor: float,
+) -> Tests:
+    """Freeze the log-unigram direction and random ones on a sample of each half."""
+    last, candidates = setup.last, chosen.tolist()
+    assert last.reference is not None
+    # Ids that the log-unigram direction leaves out are zero in it; a real id may be zero by chance, harmlessly.
+    space = RowSpace.of(last.readout, (last.reference.direction != 0) | last.readout.real.to(last.device))
+    generators = [np.random.default_rng([inputs.seed, 1 + i]) for i in range(2)]
+    drawn = [draw_tokens(setup.text, *pair) for pair in zip(halves, [tokens] * 2, generators, strict=True)]
+    samples = gather(setup, drawn, candidates, inputs.batch_size)
+    m, tables, notes = [], [], []
+    for half, sample, generator in zip(HALVES, samples, generators, strict=True):
+        frozen = draw_directions(last, space, sample, directions, generator, inputs.tokens_per_chunk)
+        total, direct = frozen_effects(
+            last,
+            candidates,
+            sample,
+            frozen.directions,
+            outcome,
+            tokens_per_chunk=inputs.tokens_per_chunk,
+            label=f"freeze, {half} half",
+        )
+        m.append(mediated_fraction(np.broadcast_to(total, direct.shape), direct, te_floor))
+        tables.append(directions_table(half, frozen, m[-1], len(sample)))
+        notes += direction_notes(half, frozen)
+    single, family = p_values(m[0])
+    defined = ~np.isnan(m[0][0])
+    null = np.full(len(candidates), np.nan)
+    null[defined] = m[0][1:, defined].mean(0)
+    return Tests(m[0][0], null, single, family, p_values(m[1])[0], pl.concat(tables), tuple(notes))
+
+
+def p_values(
+    m: Float[Array, "directions candidates"],
+) -> tuple[Float[Array, " candidates"], Float[Array, " candidates"]]:
+    """p-values of the first direction among the others: for each candidate alone, and by the maximum over them.
+
+    NaN where m is undefined, which does not depend on the direction.
+    """
+    defined = ~np.isnan(m[0])
+    single, family = np.full(m.shape[1], np.nan), np.full(m.shape[1], np.nan)
+    if defined.any():
+        observed, null = m[0, defined], m[1:, defined]
+        single[defined] = rank_p_value(observed, null.T)
+        family[defined] = rank_p_value(observed, np.broadcast_to(null.max(1), (len(observed), len(null))))
+    return single, family
+
+
+def directions_table(
+    half: str, frozen: Frozen, m: Float[Array, "directions candidates"], n_tokens: int
+) -> pl.DataFrame:
+    """Rows of random_directions.parquet; the log-unigram direction is -1."""
+    defined = m[:, ~np.isnan(m[0])]
+    some = defined.shape[1] > 0
+    nothing = [None] * len(m)
+    return pl.DataFrame(
+        {
+            "direction": np.arange(-1, len(m) - 1),
+            "half": [half] * len(m),
+            "variance": frozen.variance,
+            "cosine": frozen.cosine,
+            "m_max": pl.Series(defined.max(1) if some else nothing, dtype=pl.Float64),
+            "m_mean": pl.Series(defined.mean(1) if some else nothing, dtype=pl.Float64),
+            "n_tokens": [n_tokens] * len(m),
+        }
+    )
+
+
+def direction_notes(half: str, frozen: Frozen) -> list[str]:
+    """What must be said of directions that are not as they should be."""
+    target, reached = frozen.variance[0], frozen.variance[1:]
+    if np.abs(reached - target).max(initial=0.0) > 1e-3 * target:
+        return [
+            f"WARNING: token_frequency, {half} half: no direction of the read-out's row space has the variance of the "
+            f"log-unigram direction, {target:.4g}; random ones have {reached.min():.4g} to {reached.max():.4g}"
+        ]
+    if not frozen.orthogonal:
+        return [
+            f"WARNING: token_frequency, {half} half: directions orthogonal to the log-unigram direction do not reach "
+            f"its variance, {target:.4g}; the random ones have |cosine| up to "
+            f"{np.abs(frozen.cosine[1:]).max(initial=0.0):.2f} with it, so that the test is conservative"
+        ]
+    return []
+
+
+def missing(values: Float[Array, " rows"]) -> pl.Series:
+    """NaN as null."""
+    return pl.Series(values, dtype=pl.Float64).fill_nan(None)
+
+
+def spread(chosen: Int[Array, " candidates"], values: Float[Array, " candidates"], n: int) -> pl.Series:
+    """Values of some neurons as a column over all `n`."""
+    column = np.full(n, np.nan)
+    column[chosen] = values
+    return missing(column)
+
+
+def interval_columns(name: str, interval: Interval) -> dict[str, pl.Series]:
+    """`name`, `name_low`, `name_high`."""
+    return {
+        name: missing(interval.estimate),
+        f"{name}_low": missing(interval.low),
+        f"{name}_high": missing(interval.high),
+    }
+
+
+def mark_selected(frame: pl.DataFrame, m: pl.Series, level: float, count: int | None) -> pl.DataFrame:
+    """`frame` with the column `selected`; `m` is the statistic on the sample."""
+    passed = (frame["candidate"] & (frame["p_value"] <= level) & (m > frame["m_null"])).fill_null(False)
+    kept = (
+        frame.filter(passed)
+        .sort("te_kl", "neuron", descending=[True, False])["neuron"]
+        .head(len(frame) if count is None else count)
+    )
+    return frame.with_columns(selected=pl.col("neuron").is_in(kept.to_list()))
+
+
+def selection_table(
+    frame: pl.DataFrame, weights: pl.DataFrame, by_weights: pl.DataFrame, layer: int, control_sets: int, seed: int
+) -> tuple[pl.DataFrame, list[str]]:
+    """selection.parquet of the selected neurons, largest te_kl first, with their controls; and what must be said.
+
+    Controls are last-layer neurons that write something and that no selection holds, by weights or by effects.
+    """
+    schema = {name: column.dtype for name, column in SCHEMAS["selection"].items()}
+    chosen = frame.filter("selected").sort("te_kl", "neuron", descending=[True, False]).select(*PLACE)
+    if not len(chosen):
+        return pl.DataFrame(schema=schema), [
+            f"NOTE: no token-frequency neuron: no candidate of layer {layer} passes the test; the set is empty"
+        ]
+    chosen = chosen.join(weights.select(*PLACE, "norm"), on=PLACE, how="left", maintain_order="left")
+    taken = pl.concat([by_weights.filter(kind="selection").select(*PLACE), chosen.select(*PLACE)])
+    available = weights.filter(pl.col("layer") == layer, pl.col("norm") > 0).join(taken, on=PLACE, how="anti")
+    possible = min(control_sets, len(available) // len(chosen))
+    notes = []
+    if possible < control_sets:
+        notes.append(
+            f"WARNING: token_frequency has {possible} control sets of each kind instead of {control_sets}: layer {layer} "
+            f"has {len(available)} neurons in no selection, {len(chosen)} are needed per set"
+        )
+    rows = (
+        chosen.select(*PLACE)
+        .with_row_index("rank")
+        .with_columns(
+            pl.lit(NAME).alias("set"),
+            pl.lit("selection").alias("kind"),
+            pl.lit(NAME).alias("rule"),
+            *(pl.lit(None).alias(column) for column in ("control_of", "matched", "norm_ratio")),
+        )
+    )
+    tables = [rows.select(list(schema)).cast(schema)]
+    tables += [draw_controls(NAME, kind, chosen, available, possible, seed) for kind in KINDS if possible]
+    return pl.concat(tables), notes
