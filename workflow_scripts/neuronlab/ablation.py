@@ -122,6 +122,22 @@ def readout_dtype(d: int, vocab: int) -> torch.dtype:
     return torch.float64 if d * vocab * 8 <= DOUBLE_READOUT_BYTES else torch.float32
 
 
+@dataclass(frozen=True)
+class Products:
+    """Inner products of unit changes w of the residual, float64: of one neuron each, or of several together.
+
+    Attributes:
+        xw, ww: <x, w> with the (centred) residual, and |w|^2.
+        mr, rr, Mw: <m, raw>, |raw|^2 and <gamma m, w>, where a norm follows the MLP.
+    """
+
+    xw: Float[Tensor, "tokens changes"]
+    ww: Float[Tensor, "#tokens changes"]
+    mr: Float[Tensor, "tokens changes"] | None = None
+    rr: Float[Tensor, "#tokens changes"] | None = None
+    Mw: Float[Tensor, "tokens changes"] | None = None
+
+
 def coefficients(
     readout: Readout,
     residual: Float[Tensor, "tokens d"],
@@ -145,26 +161,62 @@ def coefficients(
     Raises:
         AblationError: if `raw` or `mlp` is missing although a norm follows the MLP.
     """
-    x, w, delta = readout.centre(residual.double()), readout.centre(w.double()), delta.double()
-    xw, ww = x @ w.T, w.square().sum(-1)
+    products = products_of(readout, residual, w, raw=raw, mlp=mlp)
+    return coefficients_of(
+        readout, residual, products, delta, variants=variants, mlp=mlp, freeze_post_norm=freeze_post_norm
+    )
+
+
+def products_of(
+    readout: Readout,
+    residual: Float[Tensor, "tokens d"],
+    w: Float[Tensor, "neurons d"],
+    *,
+    raw: Float[Tensor, "neurons d"] | None = None,
+    mlp: Float[Tensor, "tokens d"] | None = None,
+) -> Products:
+    """Products of some neurons' directions with a chunk's state; arguments and errors as for `coefficients`."""
+    x, w = readout.centre(residual.double()), readout.centre(w.double())
+    xw, ww = x @ w.T, w.square().sum(-1)[None]
+    if readout.post_gain is None:
+        return Products(xw, ww)
+    if raw is None or mlp is None or readout.post_eps is None:
+        raise AblationError("a norm follows the MLP: its output and the raw weights are needed")
+    m, raw = mlp.double(), raw.double()
+    M = readout.centre(m * readout.post_gain.double())
+    return Products(xw, ww, m @ raw.T, raw.square().sum(-1)[None], M @ w.T)
+
+
+def coefficients_of(
+    readout: Readout,
+    residual: Float[Tensor, "tokens d"],
+    products: Products,
+    delta: Float[Tensor, "tokens changes"],
+    *,
+    variants: Sequence[str] = tuple(VARIANTS),
+    mlp: Float[Tensor, "tokens d"] | None = None,
+    freeze_post_norm: bool = False,
+) -> Coefficients:
+    """The numbers A, B (and C) from the products of the changes; arguments as for `coefficients`."""
+    x, delta = readout.centre(residual.double()), delta.double()
     power = x.square().sum(-1, keepdim=True) + readout.d * readout.eps
     alpha = 1 / readout.scale(residual.double())
-    if readout.post_gain is None:
+    if mlp is None or readout.post_gain is None or readout.post_eps is None:
         a, b, b_frozen = None, delta, delta
-        numerator = 2 * delta * xw + delta.square() * ww
+        numerator = 2 * delta * products.xw + delta.square() * products.ww
     else:
-        if raw is None or mlp is None or readout.post_eps is None:
-            raise AblationError("a norm follows the MLP: its output and the raw weights are needed")
-        m, raw = mlp.double(), raw.double()
+        m = mlp.double()
         M = readout.centre(m * readout.post_gain.double())
         pi = 1 / readout.post_scale(m)
-        grown = (2 * delta * (m @ raw.T) + delta.square() * raw.square().sum(-1)) / (
+        grown = (2 * delta * products.mr + delta.square() * products.rr) / (
             m.square().sum(-1, keepdim=True) + readout.d * readout.post_eps
         )
         a = pi * torch.expm1(-torch.log1p(grown) / 2)
         b, b_frozen = delta * (pi + a), delta * pi
-        MM, xM, Mw = M.square().sum(-1, keepdim=True), (x * M).sum(-1, keepdim=True), M @ w.T
-        numerator = 2 * (a * xM + b * xw) + a.square() * MM + b.square() * ww + 2 * a * b * Mw
+        MM, xM = M.square().sum(-1, keepdim=True), (x * M).sum(-1, keepdim=True)
+        numerator = (
+            2 * (a * xM + b * products.xw) + a.square() * MM + b.square() * products.ww + 2 * a * b * products.Mw
+        )
     dalpha = alpha * torch.expm1(-torch.log1p(numerator / power) / 2)
     zero = torch.zeros_like(dalpha)
     direct = (alpha * b_frozen, zero) if freeze_post_norm or a is None else (alpha * b, alpha * a)

@@ -229,7 +229,7 @@ def _by_readout(
                 mlp=None if tokens.mlp is None else tokens.mlp[t],
             )
         )
-    return _joined(found)
+    return brute_force.joined(found)
 
 
 def _by_forward(
@@ -248,13 +248,7 @@ def _by_forward(
         )
         # The last position of the shortened sequence that has a next token is the pair's.
         found.append(Effects(*(getattr(effects, name)[:, -1:] for name in Effects.__dataclass_fields__)))
-    return _joined(found)
-
-
-def _joined(parts: list[Effects]) -> Effects:
-    return Effects(
-        *(np.concatenate([getattr(part, name) for part in parts], axis=1) for name in Effects.__dataclass_fields__)
-    )
+    return brute_force.joined(found)
 
 
 def judge(frame: pl.DataFrame, absolute: float, relative: float) -> pl.DataFrame:

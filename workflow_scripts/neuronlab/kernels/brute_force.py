@@ -24,7 +24,7 @@ VARIANTS = ("total", "direct", "norm", "unigram")
 class HookedModel(Protocol):
     """What `forward_effects` needs of a model: a forward pass in which activations can be replaced."""
 
-    def logits(self, tokens: Tensor, replace: tuple[int, int, Tensor] | None = None) -> Tensor: ...
+    def logits(self, tokens: Tensor, replace: tuple[int, int | Sequence[int], Tensor] | None = None) -> Tensor: ...
 
 
 def pair_effects(
@@ -92,15 +92,15 @@ def pair_effects(
 def forward_effects(
     model: HookedModel,
     layer: int,
-    neuron: int,
+    neuron: int | Sequence[int],
     tokens: Int[Tensor, "batch position"],
-    values: Float[Tensor, "batch position"],
+    values: Float[Tensor, "batch position *neurons"],
     *,
     reference: Reference | None = None,
 ) -> Effects:
-    """Effects of replacing one neuron's activation by `values`, through the whole model, at all positions but the last.
+    """Effects of replacing one neuron's activation, or several at once, through the whole model.
 
-    In the last layer a replacement acts on its own position alone, so that one pass serves them all. Variants total
+    At all positions but the last. In the last layer a replacement acts on its own position alone, so that one pass serves them all. Variants total
     and, with a reference, unigram; arrays [variants, batch * (position - 1), 1].
     """
     base = model.logits(tokens).double()[:, :-1].flatten(0, 1)
@@ -126,6 +126,16 @@ def stack_tokens(rows: Sequence[Effects], ranked: Sequence[int]) -> Effects:
         rank=stacked("rank")[chosen] if chosen else None,
         prediction=stacked("prediction")[chosen] if chosen else None,
     )
+
+
+def joined(parts: Sequence[Effects]) -> Effects:
+    """One `Effects` of several, one after the other along the tokens."""
+
+    def together(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays, axis=1)
+
+    return Effects(*(together(name) for name in Effects.__dataclass_fields__))
 
 
 def restore_projection(

@@ -91,15 +91,23 @@ class Clean:
 
 @dataclass(frozen=True)
 class Directions:
-    """Logits that each neuron's direction writes, u = w W, with its products with the fixed vectors (float64)."""
+    """Logits that each neuron's direction writes, u = w W, with its products with the fixed vectors (float64).
 
-    U: Float[Tensor, "neurons vocab"]
-    dot_g: Float[Tensor, " neurons"]
-    dot_q: Float[Tensor, " neurons"]
+    Where several neurons change together, each token has directions of its own: a leading axis of tokens.
+    """
+
+    U: Float[Tensor, "*tokens neurons vocab"]
+    dot_g: Float[Tensor, "*tokens neurons"]
+    dot_q: Float[Tensor, "*tokens neurons"]
 
     @property
     def neurons(self) -> int:
-        return self.U.shape[0]
+        return self.U.shape[-2]
+
+    @property
+    def own(self) -> bool:
+        """Whether each token has its own directions."""
+        return self.U.ndim == 3
 
 
 @dataclass(frozen=True)
@@ -253,8 +261,10 @@ def check(
         array = getattr(coefficients, name)
         if array is not None and tuple(array.shape) != shape:
             raise KernelError(f"coefficient {name} has shape {tuple(array.shape)}; expected {shape}")
-    if clean.z.shape[1] != lines.U.shape[1]:
-        raise KernelError(f"clean logits have {clean.z.shape[1]} ids, directions {lines.U.shape[1]}")
+    if clean.z.shape[1] != lines.U.shape[-1]:
+        raise KernelError(f"clean logits have {clean.z.shape[1]} ids, directions {lines.U.shape[-1]}")
+    if lines.own and len(lines.U) != clean.tokens:
+        raise KernelError(f"directions of {len(lines.U)} tokens for {clean.tokens}")
     if len(coefficients.frozen) != coefficients.variants:
         raise KernelError(f"{len(coefficients.frozen)} flags for {coefficients.variants} variants")
     if any(coefficients.frozen) and reference is None:

@@ -35,7 +35,7 @@ from neuronlab.kernels.interface import (
     check,
     products,
 )
-from neuronlab.kernels.rank_kernel import ranks
+from neuronlab.kernels.rank_kernel import by_token, ranks
 
 BLOCK = 2048  # ids per block: z, p and lp of a block fill half of a 48 kB cache
 TILE = 64  # neurons per tile: their block of u stays in the second cache
@@ -208,12 +208,14 @@ def effects(
     dot_pg = p.astype(np.float64) @ g64 if reference is not None else np.zeros(len(z))
     shift = -C2.astype(np.float64) * dot_pg[:, None]
     s, h = np.zeros(A.shape), np.zeros(A.shape)
+    if lines.own:
+        s, h, shift = _own(z, U, g, p, lp, A2, B2, C2, way, shift, threads)
 
     def work(first: int) -> None:
         last = min(first + TILE, len(U))
         _tile(z, U, g, p, lp, A2, B2, C2, way, first, last, shift, s, h)
 
-    starts = range(0, len(U), TILE)
+    starts = range(0) if lines.own else range(0, len(U), TILE)
     if threads > 1 and len(starts) > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, starts))
@@ -230,6 +232,32 @@ def effects(
             z, U, g, lp, *(x[chosen] for x in factors), clean.targets.numpy(), bound[chosen], threads
         )
     return Effects(loss=loss, entropy=entropy, kl=kl, rank=rank, prediction=prediction)
+
+
+def _own(
+    z: Float[np.ndarray, "tokens vocab"],
+    U: Float[np.ndarray, "tokens neurons vocab"],
+    g: Float[np.ndarray, " vocab"],
+    p: Float[np.ndarray, "tokens vocab"],
+    lp: Float[np.ndarray, "tokens vocab"],
+    A: Float[np.ndarray, "variants tokens neurons"],
+    B: Float[np.ndarray, "variants tokens neurons"],
+    C: Float[np.ndarray, "variants tokens neurons"],
+    way: Int[np.ndarray, "variants tokens neurons"],
+    shift: Float[np.ndarray, "variants tokens neurons"],
+    threads: int,
+) -> tuple[Float[np.ndarray, "variants tokens neurons"], ...]:
+    """s, h and shift where each token has directions of its own: one token at a time through the same loops."""
+    A, B, C, way, shift = (by_token(x) for x in (A, B, C, way, shift))
+    s, h = np.zeros(shift.shape), np.zeros(shift.shape)
+    z, p, lp = z[:, None], p[:, None], lp[:, None]
+
+    def work(t: int) -> None:
+        _tile(z[t], U[t], g, p[t], lp[t], A[t], B[t], C[t], way[t], 0, U.shape[1], shift[t], s[t], h[t])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(len(U))))
+    return tuple(x[:, :, 0].transpose(1, 0, 2) for x in (s, h, shift))
 
 
 def _outcomes(
@@ -256,7 +284,8 @@ def _outcomes(
     tokens, targets = np.arange(clean.tokens), clean.targets.numpy()
     direction = np.zeros(clean.z.shape[1]) if reference is None else reference.direction.numpy().astype(np.float32)
     z_target = clean.z.numpy()[tokens, targets].astype(np.float64)
-    u_target = lines.U.numpy()[:, targets].T.astype(np.float64)
+    U = lines.U.numpy()
+    u_target = (U[tokens, :, targets] if lines.own else U[:, targets].T).astype(np.float64)
     loss = dlse - at(z_target, u_target, direction[targets].astype(np.float64))
     kl = np.zeros_like(loss)
     if reference is not None:
@@ -266,11 +295,11 @@ def _outcomes(
     return loss, entropy, kl
 
 
-def _array(x: torch.Tensor) -> Float[np.ndarray, "rows vocab"]:
+def _array(x: torch.Tensor) -> Float[np.ndarray, "... vocab"]:
     if x.dtype != torch.float32 or x.device.type != "cpu":
         raise KernelError(f"the numba kernel takes float32 on the CPU, not {x.dtype} on {x.device}")
     return np.ascontiguousarray(x.detach().numpy())
 
 
-def _largest(x: Float[np.ndarray, "rows vocab"]) -> Float[np.ndarray, " rows"]:
-    return np.maximum(x.max(1, initial=0), -x.min(1, initial=0))
+def _largest(x: Float[np.ndarray, "... vocab"]) -> Float[np.ndarray, "..."]:
+    return np.maximum(x.max(-1, initial=0), -x.min(-1, initial=0))

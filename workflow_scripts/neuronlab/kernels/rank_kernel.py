@@ -13,7 +13,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from numba import njit
 
 from neuronlab.kernels.arithmetic import fma, ordered
@@ -127,9 +127,40 @@ def _tile(z, U, g, lp, A, B, C, targets, bound, first, last, rank, prediction):
                 rank[v, t, j], prediction[v, t, j] = low + found, where
 
 
+def by_token(x: Num[np.ndarray, "variants tokens neurons"]) -> Num[np.ndarray, "tokens variants 1 neurons"]:
+    """Tokens first, each in one piece: one token is an array of the type that the loops were compiled for."""
+    return np.ascontiguousarray(x.transpose(1, 0, 2))[:, :, None]
+
+
+def _own(
+    z: Float[np.ndarray, "tokens vocab"],
+    U: Float[np.ndarray, "tokens neurons vocab"],
+    g: Float[np.ndarray, " vocab"],
+    lp: Float[np.ndarray, "tokens vocab"],
+    A: Float[np.ndarray, "ranked tokens neurons"],
+    B: Float[np.ndarray, "ranked tokens neurons"],
+    C: Float[np.ndarray, "ranked tokens neurons"],
+    targets: Int[np.ndarray, " tokens"],
+    bound: Float[np.ndarray, "ranked tokens neurons"],
+    threads: int,
+) -> tuple[Int[np.ndarray, "ranked tokens neurons"], Int[np.ndarray, "ranked tokens neurons"]]:
+    """Ranks and top tokens where each token has directions of its own."""
+    A, B, C, bound = (by_token(x) for x in (A, B, C, bound))
+    rank, prediction = np.zeros(bound.shape, dtype=np.int32), np.zeros(bound.shape, dtype=np.int32)
+    z, lp, targets = z[:, None], lp[:, None], targets[:, None]
+
+    def work(t: int) -> None:
+        n = U.shape[1]
+        _tile(z[t], U[t], g, lp[t], A[t], B[t], C[t], targets[t], bound[t], 0, n, rank[t], prediction[t])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(len(U))))
+    return tuple(np.ascontiguousarray(x[:, :, 0].transpose(1, 0, 2)) for x in (rank, prediction))
+
+
 def ranks(
     z: Float[np.ndarray, "tokens vocab"],
-    U: Float[np.ndarray, "neurons vocab"],
+    U: Float[np.ndarray, "*tokens neurons vocab"],
     g: Float[np.ndarray, " vocab"],
     lp: Float[np.ndarray, "tokens vocab"],
     A: Float[np.ndarray, "ranked tokens neurons"],
@@ -147,6 +178,8 @@ def ranks(
     """
     rank, prediction = np.zeros(A.shape, dtype=np.int32), np.zeros(A.shape, dtype=np.int32)
     bound = (bound * 1.00001).astype(np.float32)
+    if U.ndim == 3:
+        return _own(z, U, g, lp, A, B, C, targets, bound, threads)
     tile = -(-len(U) // threads) if threads > 1 else max(len(U), 1)  # ids are sorted once per tile
 
     def work(first: int) -> None:

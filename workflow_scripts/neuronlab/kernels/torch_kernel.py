@@ -50,7 +50,7 @@ def effects(
     prediction = torch.zeros_like(rank)
     vectors = None if reference is None else torch.stack([reference.q, reference.direction]).to(device)
 
-    pairs = max(1, int(budget // (TEMPORARIES * lines.U.shape[1] * lines.U.element_size())))
+    pairs = max(1, int(budget // (TEMPORARIES * lines.U.shape[-1] * lines.U.element_size())))
     step_n = min(n, pairs) or 1
     step_t = max(1, pairs // step_n)
     for t in range(0, T, step_t):
@@ -70,6 +70,23 @@ def effects(
         rank=rank.cpu().numpy() if ranked else None,
         prediction=prediction.cpu().numpy() if ranked else None,
     )
+
+
+def logit_change(
+    clean: Clean, lines: Directions, coefficients: Coefficients, *, reference: Reference | None = None
+) -> Float[Tensor, "tokens neurons vocab"]:
+    """D of the first variant for a whole chunk: what is added to the clean log-probabilities, up to a constant.
+
+    Centred under the clean distribution, but for rounding. The caller bounds the size.
+
+    Raises:
+        KernelError: shapes that do not belong together.
+    """
+    check(clean, lines, coefficients, reference, ())
+    vectors = None
+    if reference is not None and coefficients.frozen[0]:
+        vectors = torch.stack([reference.q, reference.direction]).to(clean.z.device)
+    return _change(clean, lines, coefficients, 0, slice(None), slice(None), vectors).D
 
 
 @dataclass(frozen=True)
@@ -97,10 +114,13 @@ def _change(
     part, dtype = (variant, tokens, neurons), clean.z.dtype
     a, b = (x[part].to(dtype) for x in (coefficients.A, coefficients.B))
     c = None if coefficients.C is None else coefficients.C[part].to(dtype)
-    p, z, U = clean.p[tokens], clean.z[tokens], lines.U[neurons]
+    p, z = clean.p[tokens], clean.z[tokens]
+    U = lines.U[tokens, neurons] if lines.own else lines.U[None, neurons]
+    along = (tokens, neurons) if lines.own else (neurons,)
     capped = clean.softcap is not None
-    constant = torch.zeros_like(a) if capped else p @ U.T
-    D = (U[None] - constant[..., None]).mul_(b[..., None]).addcmul_(a[..., None], z[:, None])
+    mean = torch.einsum("tv,tnv->tn", p, U) if lines.own else p @ U[0].T
+    constant = torch.zeros_like(mean) if capped else mean
+    D = (U - constant[..., None]).mul_(b[..., None]).addcmul_(a[..., None], z[:, None])
     if c is not None and clean.m is not None:
         D.addcmul_(c[..., None], clean.m[tokens, None])
     if capped:
@@ -113,7 +133,7 @@ def _change(
         dot_q, dot_g = (D.double() @ vectors.T).unbind(-1)
     else:
         a, b, constant = a.double(), b.double(), constant.double()
-        along_u = torch.stack([lines.dot_q[neurons], lines.dot_g[neurons]])[:, None]
+        along_u = torch.stack([lines.dot_q[along], lines.dot_g[along]]).view(2, -1, a.shape[1])
         dots = a * (vectors @ z.double().T)[..., None] + b * along_u
         if c is not None and clean.m is not None:
             dots = dots + c.double() * (vectors @ clean.m[tokens].double().T)[..., None]
