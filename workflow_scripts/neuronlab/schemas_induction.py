@@ -70,10 +70,17 @@ INDUCTION: dict[str, Schema] = {
     }
     | N_SEQUENCES
     | {
-        "t": Column(F64, "paired t statistic of the sequences' mean changes against 0", nullable=True),
-        "p_value": Column(F64, "its two-sided p-value", nullable=True),
-        "p_value_holm": Column(F64, "Holm-corrected over the table's rows of the same kind", nullable=True),
-        "n_controls": Column(I64, "control sets of the same kind of control, or control neurons"),
+        "n_documents": Column(I64, "documents, the t test's sample and the clusters of the bootstrap"),
+        "t": Column(F64, "paired t statistic of the documents' mean changes against 0", nullable=True),
+        "p_value": Column(F64, "its two-sided p-value, n_documents - 1 degrees of freedom", nullable=True),
+        "p_value_holm": Column(
+            F64, "Holm-corrected over the table's rows of the same kind; missing for controls", nullable=True
+        ),
+        "n_controls": Column(
+            I64,
+            "controls of the selection, uniform and norm-matched together: sets, or for a single neuron their neurons; "
+            "0 for controls",
+        ),
         "p_value_controls": Column(
             F64, "(1+b)/(1+n), b of n controls whose |mean change| is at least as large", nullable=True
         ),
