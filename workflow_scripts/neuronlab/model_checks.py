@@ -1,4 +1,4 @@
-"""Checks of a loaded model, made before any work is spent on it, and norms that are exact in float64.
+"""Checks of a loaded model, made before any work is spent on it; norms and softmax that are exact in float64.
 
 What cannot be handled is refused with its reason: a mixture of experts has no `mlp.out` to hook; a model that
 scales its logits after the unembedding does not agree with the folded read-out.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # noise floors are 5e-5 for float32 and 1e-2 for bfloat16; a forgotten gain or bias is of order 1.
 TOLERANCE = {"float64": 1e-10, "float32": 5e-5, "float16": 1e-2, "bfloat16": 5e-2}
 CHECK_BATCH, CHECK_POSITIONS = 2, 12
+SOFTMAX_ROUNDING = 1e-5  # of probabilities in float32
 
 
 def check_weights(network: nn.Module, report: Mapping[str, Any], where: str) -> None:
@@ -109,8 +110,7 @@ def _compare(model: Model, ours: Tensor, theirs: Tensor, what: str, example: str
 def make_norms_exact(network: nn.Module) -> None:
     """Let every RMS norm of a float64 model compute in float64.
 
-    Hugging Face's RMSNorm casts to float32 whatever the dtype (so does its attention softmax; that error is shared by
-    two passes that differ in the last MLP only, and does not matter to a comparison of them).
+    Hugging Face's RMSNorm casts to float32 whatever the dtype.
     """
     for module in network.modules():
         if "RMSNorm" in type(module).__name__ and getattr(module, "weight", None) is not None:
@@ -126,3 +126,32 @@ def _exact_forward(module: nn.Module) -> Any:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (offset + module.weight)
 
     return forward
+
+
+def make_softmax_exact(bridge: Any) -> None:
+    """Let the attention softmax of every layer of a float64 model compute in float64.
+
+    Hugging Face and TransformerLens cast to float32 in several architectures. Passes that differ in attention would
+    differ by that rounding. A pattern that is not the softmax of its scores (attention sinks) is left alone.
+    """
+    for layer, block in enumerate(bridge.blocks):
+        names = [f"blocks.{layer}.attn.hook_attn_scores", f"blocks.{layer}.attn.hook_pattern"]
+        if all(name in bridge.hook_dict for name in names):
+            _recompute_softmax(block.attn)
+
+
+def _recompute_softmax(attention: Any) -> None:
+    scores: list[Tensor] = []
+
+    def keep(tensor: Tensor, hook: Any) -> None:
+        scores[:] = [tensor]
+
+    def recompute(pattern: Tensor, hook: Any) -> Tensor | None:
+        if not scores:
+            return None
+        exact = scores.pop().double().softmax(-1)
+        same = exact.shape == pattern.shape and torch.allclose(exact, pattern.double(), rtol=0, atol=SOFTMAX_ROUNDING)
+        return exact.to(pattern.dtype) if same else None
+
+    attention.hook_attn_scores.add_perma_hook(keep)
+    attention.hook_pattern.add_perma_hook(recompute)

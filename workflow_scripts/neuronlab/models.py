@@ -40,7 +40,13 @@ from neuronlab.bridge_parts import (
     norm_gain,
     post_activation,
 )
-from neuronlab.model_checks import check_algebra, check_hook_points, check_weights, make_norms_exact
+from neuronlab.model_checks import (
+    check_algebra,
+    check_hook_points,
+    check_weights,
+    make_norms_exact,
+    make_softmax_exact,
+)
 from neuronlab.model_files import DTYPES, ModelError, ModelSpec, check_model_directory, model_directory
 from neuronlab.readout import Readout, fold
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
@@ -135,6 +141,8 @@ def load_model(spec: ModelSpec) -> Model:
             f"tested are {', '.join(TESTED_ARCHITECTURES)}"
         ) from error
     check_hook_points(bridge, spec.where)
+    if dtype == torch.float64:
+        make_softmax_exact(bridge)
     model = Model(spec, bridge, vocabulary, device)
     check_algebra(model)
     return model
