@@ -27,7 +27,7 @@ from neuronlab.ablation import (
     run_kernel,
 )
 from neuronlab.final_states import Setup, Text
-from neuronlab.kernels.interface import Reference, products
+from neuronlab.kernels.interface import Clean, Coefficients, Directions, Effects, Reference, products
 from neuronlab.random_directions import RowSpace, matched_directions
 
 Array = np.ndarray
@@ -169,21 +169,29 @@ def frozen_effects(
         clean = clean_of(last, tokens)
         factors = coefficients(last.readout, tokens.residual, w, delta, variants=("total",), raw=raw, mlp=tokens.mlp)
 
-        def size(variant: str, r: Tensor | None = None, dot: Tensor | None = None) -> Float[Array, " neurons"]:
-            here, there = (last, lines)
-            if r is not None:
-                here = replace(last, reference=Reference(reference.q, r))
-                there = replace(lines, dot_g=dot)
-            if last.kernel == "brute_force":
-                found = effects_of_chunk(here, tokens, clean, there, chosen, delta, variants=(variant,), ranked=())
-            else:  # total and frozen projection share their factors
-                kind = replace(factors, frozen=(variant == "unigram",))
-                found = run_kernel(here, clean, there, kind, ranked=())
-            return np.abs(getattr(found, outcome)[0]).sum(0)
-
-        total += size("total")
+        change = _change(last, tokens, clean, lines, factors, chosen, delta, "total")
+        total += np.abs(getattr(change, outcome)[0]).sum(0)
         for i, (r, dot) in enumerate(zip(directions, dots, strict=True)):
-            frozen[i] += size("unigram", r, dot)
+            here = replace(last, reference=Reference(reference.q, r))
+            along = replace(lines, dot_g=dot)
+            change = _change(here, tokens, clean, along, factors, chosen, delta, "unigram")
+            frozen[i] += np.abs(getattr(change, outcome)[0]).sum(0)
             progress.update(len(tokens))
     progress.close()
     return total / len(sample), frozen / len(sample)
+
+
+def _change(
+    last: LastLayer,
+    tokens: Tokens,
+    clean: Clean,
+    lines: Directions,
+    factors: Coefficients,
+    neurons: list[int],
+    delta: Float[Tensor, "tokens neurons"],
+    variant: str,
+) -> Effects:
+    """Effects of one variant, "total" or "unigram": the two share their factors, and so do all directions."""
+    if last.kernel == "brute_force":
+        return effects_of_chunk(last, tokens, clean, lines, neurons, delta, variants=(variant,), ranked=())
+    return run_kernel(last, clean, lines, replace(factors, frozen=(variant == "unigram",)), ranked=())

@@ -6,17 +6,17 @@ clean logits has the same variance over the same tokens.
 
 Almost all of a random direction of the whole V-space would be orthogonal to everything that the model can write. So r
 lies in the row space of the folded unembedding W (ids that g leaves out are zero in it, and it is centred over the
-others, as g is). An orthonormal basis of that space, of at most d directions, gives every direction coordinates: a unit
-vector b. With C the covariance over tokens of the clean logits' coordinates h, the variance along it is b C b. A draw is
+others, as g is). An orthonormal basis of that space, of at most d directions, gives every direction coordinates: a
+unit vector b. With C the covariance over tokens of the clean logits' coordinates h, the variance along it is b C b. A
+draw is
 
     a    uniform on the unit sphere of coordinates                      variance about trace(C)/d
     c    C^s n, n standard normal, s = 1/2 (or -1/2 if a lies above)    directions of much (or little) variance
     b    in the plane of a and c, the one of the target variance that takes the smallest turn from a
 
 Planes that miss the target are drawn again with a larger |s|. Draws are orthogonal to g, unless the target cannot be
-reached there: then they are not, the caller is told, and the achieved variance and the cosine with g stand in the table.
-Only the variance is matched: the mean of the projection is not (it is large along g if the model's average output
-resembles the unigram distribution).
+reached there: then they are not, and the caller is told. Only the variance is matched, not the projection's mean, which
+is large along g if the model's average output resembles the unigram distribution.
 """
 
 from __future__ import annotations

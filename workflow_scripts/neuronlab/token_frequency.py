@@ -1,7 +1,8 @@
-"""Rule `select_token_frequency`: neurons that move the output toward or away from the unigram distribution (METHODS A3).
+"""Rule `select_token_frequency`: neurons that move the output toward the unigram distribution or away from it.
 
-Study A picks them by eye from a plot of mean |change of KL(P_freq || P_model)| against M_freq = 1 - DE_freq/TE. Here a
-stated rule does, with half of the documents (a seeded permutation) to select on and the other half to report on:
+Study A picks them by eye from a plot of mean |change of KL(P_freq || P_model)| against M_freq = 1 - DE_freq/TE (METHODS
+A3). Here a stated rule does, with half of the documents (a seeded permutation) to select on and the other half to
+report on:
 
 1. Candidates: the last-layer neurons with the largest te_kl on the selection half whose M_freq is defined there.
 2. Statistic: m = 1 - DE_g/TE of the configured outcome on a seeded sample of that half's tokens, with the logits'
@@ -28,21 +29,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
+from neuronlab.document_halves import read_sums, split_documents
 from neuronlab.final_states import AblationInputs, Setup
 from neuronlab.frozen_directions import Frozen, draw_directions, draw_tokens, frozen_effects, gather
 from neuronlab.random_directions import RowSpace
 from neuronlab.schemas import OUTCOMES, SCHEMAS
 from neuronlab.selection import KINDS, draw_controls
-from neuronlab.statistics import (
-    Interval,
-    bootstrap_weights,
-    clustered_function_interval,
-    clustered_interval,
-    mediated_fraction,
-    rank_p_value,
-)
+from neuronlab.statistics import Interval, bootstrap_weights, mediated_fraction, rank_p_value
 from neuronlab.tables import Provenance, read_table, write_table
 
 Array = np.ndarray
@@ -52,7 +47,7 @@ PLACE = ("layer", "neuron")
 
 
 class TokenFrequencyError(ValueError):
-    """Documents, shards or a configuration that leave nothing to select from."""
+    """A configuration that token-frequency neurons cannot be selected by."""
 
 
 def select_token_frequency(
@@ -95,7 +90,8 @@ def select_token_frequency(
         published: last-layer neurons that the study of this model names.
 
     Raises:
-        TokenFrequencyError: fewer than two documents, shards that do not fit, a selection called token_frequency.
+        TokenFrequencyError: an unknown outcome, or a selection by weights called token_frequency.
+        HalvesError: fewer than two documents, or shards that do not fit.
         ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
     """
     if outcome not in OUTCOMES:
@@ -111,7 +107,7 @@ def select_token_frequency(
     first, second = (sums.of(documents) for documents in halves)
     te_kl, m_freq = first.te_kl(), first.m_freq(outcome, te_floor)
     chosen = choose_candidates(te_kl, m_freq, candidates)
-    tests = test_candidates(
+    tested = compare_with_null(
         setup, chosen, halves, outcome, inputs=inputs, directions=directions, tokens=tokens, te_floor=te_floor
     )
     frame = pl.DataFrame({"layer": np.full(len(te_kl), layer), "neuron": np.arange(len(te_kl))})
@@ -126,96 +122,16 @@ def select_token_frequency(
         published=np.isin(np.arange(len(te_kl)), list(published)),
         **interval_columns("te_kl_report", second.te_kl_interval(resampled, interval_level)),
         **interval_columns("m_freq_report", second.m_freq_interval(outcome, te_floor, resampled, interval_level)),
-        **{name: spread(chosen, values, len(te_kl)) for name, values in tests.columns().items()},
+        **{name: spread(chosen, values, len(te_kl)) for name, values in tested.columns().items()},
     )
-    frame = mark_selected(frame, spread(chosen, tests.m, len(te_kl)), level, count)
+    frame = mark_selected(frame, spread(chosen, tested.m, len(te_kl)), level, count)
     table, note = selection_table(frame, weights, by_weights, layer, control_sets, inputs.seed)
-    for message in (*tests.notes, *note):
+    for message in (*tested.notes, *note):
         print(message, file=sys.stderr)
     made = {**(provenance or {}), "kernel": setup.last.kernel}
     write_table(frame, token_frequency, "token_frequency", made)
-    write_table(tests.table, random_directions, "random_directions", made)
+    write_table(tested.table, random_directions, "random_directions", made)
     write_table(table, selection, "selection", made)
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Sums per (document, neuron) of one replacement, from the shards."""
-
-    documents: Int[Array, " documents"]
-    counts: Int[Array, " documents"]
-    columns: dict[str, Float[Array, "documents neurons"]]
-
-    def of(self, documents: Int[Array, " chosen"]) -> Sums:
-        """The rows of some documents."""
-        rows = np.isin(self.documents, documents)
-        return Sums(self.documents[rows], self.counts[rows], {k: v[rows] for k, v in self.columns.items()})
-
-    def te_kl(self) -> Float[Array, " neurons"]:
-        """Mean |change of KL(P_freq || P_model)| (nats)."""
-        return self.columns["kl_total_abs"].sum(0) / self.counts.sum()
-
-    def m_freq(self, outcome: str, te_floor: float) -> Float[Array, " neurons"]:
-        """1 - DE_freq/TE; NaN where TE is not above the floor."""
-        total, frozen = (self.columns[f"{outcome}_{variant}_abs"].sum(0) for variant in ("total", "unigram"))
-        return mediated_fraction(total / self.counts.sum(), frozen / self.counts.sum(), te_floor)
-
-    def te_kl_interval(self, weights: Float[Array, "resamples documents"], level: float) -> Interval:
-        """`te_kl` with its interval."""
-        return clustered_interval(self.columns["kl_total_abs"], self.counts, weights, level)
-
-    def m_freq_interval(
-        self, outcome: str, te_floor: float, weights: Float[Array, "resamples documents"], level: float
-    ) -> Interval:
-        """`m_freq` with its interval, TE and DE resampled together."""
-        both = tuple(self.columns[f"{outcome}_{variant}_abs"] for variant in ("total", "unigram"))
-        return clustered_function_interval(
-            lambda total, frozen: mediated_fraction(total, frozen, te_floor), both, self.counts, weights, level
-        )
-
-
-def read_sums(shards: Sequence[str | Path], replacement: str, layer: int, neurons: int) -> Sums:
-    """The shards' sums of one replacement, documents in order.
-
-    Raises:
-        TableError: a shard is truncated or has other columns.
-        TokenFrequencyError: shards that lack the replacement, or neurons for a document.
-    """
-    wanted = [f"{outcome}_{variant}_abs" for outcome in OUTCOMES for variant in ("total", "unigram")]
-    frames = [
-        read_table(path, "ablation_shard")
-        .filter(pl.col("replacement") == replacement, pl.col("layer") == layer)
-        .select("document", "neuron", "n_tokens", *wanted)
-        for path in shards
-    ]
-    rows = pl.concat(frames).group_by("document", "neuron").sum().sort("document", "neuron")
-    documents = rows["document"].unique().sort().to_numpy()
-    whole = len(documents) > 0 and np.array_equal(
-        rows["neuron"].to_numpy(), np.tile(np.arange(neurons, dtype=np.int32), len(documents))
-    )
-    if not whole:
-        raise TokenFrequencyError(
-            f"the ablation's shards do not hold replacement '{replacement}' for all {neurons} neurons of layer {layer} "
-            "and every document: delete them, run again"
-        )
-    blocks = {name: rows[name].to_numpy().reshape(len(documents), neurons) for name in ("n_tokens", *wanted)}
-    return Sums(documents, blocks.pop("n_tokens")[:, 0], blocks)
-
-
-def split_documents(documents: Int[Array, " documents"], seed: int) -> tuple[Array, Array]:
-    """Two halves of the documents by a seeded permutation; an odd one goes to the first, the selection half.
-
-    Raises:
-        TokenFrequencyError: for fewer than two documents.
-    """
-    if len(documents) < 2:
-        raise TokenFrequencyError(
-            "token-frequency neurons are selected on half of the documents and reported on the other half: the text has "
-            "only one with counted tokens; use more of it, or leave token_frequency out of confidence_regulation.parts"
-        )
-    shuffled = np.random.default_rng([seed, 0]).permutation(np.sort(documents))
-    middle = (len(shuffled) + 1) // 2
-    return np.sort(shuffled[:middle]), np.sort(shuffled[middle:])
 
 
 def choose_candidates(te_kl: Float[Array, " neurons"], m_freq: Float[Array, " neurons"], n: int) -> Int[Array, " n"]:
@@ -225,7 +141,7 @@ def choose_candidates(te_kl: Float[Array, " neurons"], m_freq: Float[Array, " ne
 
 
 @dataclass(frozen=True)
-class Tests:
+class Comparison:
     """What the random directions say of the candidates; NaN where 1 - DE/TE is undefined on a sample."""
 
     m: Float[Array, " candidates"]
@@ -246,7 +162,7 @@ class Tests:
         }
 
 
-def test_candidates(
+def compare_with_null(
     setup: Setup,
     chosen: Int[Array, " candidates"],
     halves: tuple[Array, Array],
@@ -256,7 +172,7 @@ def test_candidates(
     directions: int,
     tokens: int,
     te_floor: float,
-) -> Tests:
+) -> Comparison:
     """Freeze the log-unigram direction and random ones on a sample of each half."""
     last, candidates = setup.last, chosen.tolist()
     assert last.reference is not None
@@ -284,7 +200,7 @@ def test_candidates(
     defined = ~np.isnan(m[0][0])
     null = np.full(len(candidates), np.nan)
     null[defined] = m[0][1:, defined].mean(0)
-    return Tests(m[0][0], null, single, family, p_values(m[1])[0], pl.concat(tables), tuple(notes))
+    return Comparison(m[0][0], null, single, family, p_values(m[1])[0], pl.concat(tables), tuple(notes))
 
 
 def p_values(
@@ -392,8 +308,8 @@ def selection_table(
     notes = []
     if possible < control_sets:
         notes.append(
-            f"WARNING: token_frequency has {possible} control sets of each kind instead of {control_sets}: layer {layer} "
-            f"has {len(available)} neurons in no selection, {len(chosen)} are needed per set"
+            f"WARNING: token_frequency has {possible} control sets of each kind instead of {control_sets}: layer "
+            f"{layer} has {len(available)} neurons in no selection, {len(chosen)} are needed per set"
         )
     rows = (
         chosen.select(*PLACE)
