@@ -100,8 +100,8 @@ def forward_effects(
 ) -> Effects:
     """Effects of replacing one neuron's activation, or several at once, through the whole model.
 
-    At all positions but the last. In the last layer a replacement acts on its own position alone, so that one pass serves them all. Variants total
-    and, with a reference, unigram; arrays [variants, batch * (position - 1), 1].
+    At all positions but the last. In the last layer a replacement acts on its own position alone, so that one pass
+    serves them all. Variants total and, with a reference, unigram; arrays [variants, batch * (position - 1), 1].
     """
     base = model.logits(tokens).double()[:, :-1].flatten(0, 1)
     total = model.logits(tokens, (layer, neuron, values)).double()[:, :-1].flatten(0, 1)
