@@ -1,7 +1,7 @@
 """Two halves of a text's documents, and every neuron's effects on each: select on one, report on the other.
 
-Choosing neurons by their effects and reporting those very effects would be circular (METHODS 0.6). The sums are those of
-the ablation's shards, per (neuron, document), so that nothing is computed anew for a half.
+Choosing neurons by their effects and reporting those very effects would be circular (METHODS 0.6). The sums are those
+of the ablation's shards, per (neuron, document), so that nothing is computed anew for a half.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def split_documents(documents: Int[Array, " documents"], seed: int) -> tuple[Arr
     """
     if len(documents) < 2:
         raise HalvesError(
-            "token-frequency neurons are selected on half of the documents and reported on the other half, but the text "
-            "has only one with counted tokens; use more of it, or leave token_frequency out of "
+            "token-frequency neurons are selected on half of the documents and reported on the other half, but the "
+            "text has only one with counted tokens; use more of it, or leave token_frequency out of "
             "confidence_regulation.parts"
         )
     shuffled = np.random.default_rng([seed, 0]).permutation(np.sort(documents))

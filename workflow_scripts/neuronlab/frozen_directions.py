@@ -168,7 +168,6 @@ def frozen_effects(
     for tokens, delta in sample.chunks(tokens_per_chunk):
         clean = clean_of(last, tokens)
         factors = coefficients(last.readout, tokens.residual, w, delta, variants=("total",), raw=raw, mlp=tokens.mlp)
-
         change = _change(last, tokens, clean, lines, factors, chosen, delta, "total")
         total += np.abs(getattr(change, outcome)[0]).sum(0)
         for i, (r, dot) in enumerate(zip(directions, dots, strict=True)):

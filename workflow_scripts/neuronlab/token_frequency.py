@@ -128,7 +128,7 @@ def select_token_frequency(
     table, note = selection_table(frame, weights, by_weights, layer, control_sets, inputs.seed)
     for message in (*tested.notes, *note):
         print(message, file=sys.stderr)
-    made = {**(provenance or {}), "kernel": setup.last.kernel}
+    made = {**(provenance or {}), "kernel": setup.last.kernel, "outcome": outcome}
     write_table(frame, token_frequency, "token_frequency", made)
     write_table(tested.table, random_directions, "random_directions", made)
     write_table(table, selection, "selection", made)
