@@ -1,0 +1,269 @@
+"""What emerges along training: loss, induction, both kinds of neurons, and the later selected neurons' paths to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+
+from neuronlab.figures import groups, saving, theme
+from neuronlab.figures.checkpoints import Training, training
+from neuronlab.figures.points import Axis
+from neuronlab.tables import read_table
+
+TITLE = "What emerges along training"
+WIDTH, HEIGHT, COLUMNS = 226, 158, 4
+EXTENT = 34  # pixels that the labels of every y axis get, so that panels and titles line up
+APART = {"color": "independent", "strokeDash": "independent"}
+FLOOR = -0.5  # 1 - DE/TE has no lower bound; axes end here
+MUTED = "#8a939c"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A panel of quantities of the whole model: quantity, name in the key, colour."""
+
+    title: str
+    unit: str
+    lines: tuple[tuple[str, str, str], ...]
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Paths:
+    """A panel of one measure of every neuron."""
+
+    title: str
+    column: str
+    unit: str
+    log: bool = False
+    absolute: bool = False
+    floor: float | None = None
+
+
+CURVES = (
+    Curves("Loss and entropy", "nats", (("loss", "loss", theme.INK), ("entropy", "entropy", theme.PURPLE))),
+    Curves("Best induction head", "mean attention", (("induction_head", "", theme.GREEN),)),
+    Curves(
+        "Share of the layer's neurons",
+        "share",
+        (
+            ("entropy_neurons", "entropy", theme.VERMILION),
+            ("frequency_neurons", "frequency", theme.BLUE),
+            ("frequency_chance", "random", MUTED),
+        ),
+        percent=True,
+    ),
+    Curves("Sharpest drop in the tail of W_U", "ratio of singular values", (("null_space_ratio", "", theme.INK),)),
+)
+PATHS = (
+    Paths("Share in the null space", "rho", "rho"),
+    Paths("Gain of W_U along w_out", "unembed_gain", "1: average direction"),
+    Paths("LogitVar", "logit_var", "LogitVar", log=True),
+    Paths("Norm", "norm", "|w_out|"),
+    Paths("Effect on the entropy", "te_entropy", "mean |change| (nats)", log=True),
+    Paths("Through the norm's scale", "m_entropy", f"1 {theme.MINUS} DE/TE, entropy", floor=FLOOR),
+    Paths("Along the unigram direction", "frequency_cosine", "|cos|", absolute=True),
+    Paths("Through that direction", "m_freq_loss", f"1 {theme.MINUS} DE/TE, loss", floor=FLOOR),
+)
+
+
+def _panel(layers: list[alt.Chart], place: int, title: str, keys: Sequence[tuple[str, str]] = ()) -> alt.LayerChart:
+    """The layers with a heading and, below it, a key; both are marks, so that they stand level in every column."""
+    rise = -26 if place < COLUMNS else -10
+    heading = alt.Chart(pl.DataFrame({"name": [f"({chr(97 + place)}) {title}"]}))
+    texts = [_label(heading, 0, rise, fontSize=13, fontWeight="bold")]
+    at = 5.0
+    for name, paint in keys:
+        mark = alt.Chart(pl.DataFrame({"name": [name]}))
+        dot = mark.mark_circle(size=60, color=paint, opacity=1).encode(x=alt.value(at), y=alt.value(-10))
+        texts += [dot, _label(mark, at + 8, -10, fontSize=theme.LABEL_SIZE)]
+        at += 24 + 6.3 * len(name)
+    return alt.layer(*layers, *texts).properties(width=WIDTH, height=HEIGHT)
+
+
+def _label(chart: alt.Chart, x: float, y: float, **look: object) -> alt.Chart:
+    mark = chart.mark_text(align="left", baseline="middle", color=theme.INK, **look)
+    return mark.encode(x=alt.value(x), y=alt.value(y), text="name:N")
+
+
+def prepare_curves(summary: pl.DataFrame, run: Training, curves: Curves) -> pl.DataFrame:
+    """Rows of the summary for one panel: place, name, value, value_low, value_high."""
+    names = {quantity: name for quantity, name, _ in curves.lines}
+    return (
+        summary.join(run.places.select("model", "place"), on="model")
+        .filter(pl.col("quantity").is_in(list(names)) & pl.col("value").is_not_null())
+        .with_columns(name=pl.col("quantity").replace_strict(names, default=None))
+        .sort("place", maintain_order=True)
+    )
+
+
+def curve_panel(summary: pl.DataFrame, run: Training, curves: Curves, place: int) -> alt.LayerChart:
+    """Quantities with intervals along training."""
+    frame = prepare_curves(summary, run, curves)
+    shown = [line for line in curves.lines if line[0] in set(frame["quantity"])]
+    colour = alt.Color(
+        "quantity:N",
+        scale=alt.Scale(domain=[line[0] for line in shown], range=[line[2] for line in shown]),
+        legend=None,
+    )
+    ends = [frame["value_low"], frame["value_high"]]
+    domain = tuple(theme.linear_domain(frame["value"], *ends, include=[0.0] if curves.percent else []))
+    y = Axis("value", curves.unit, domain, pixels=HEIGHT, number_format="%" if curves.percent else None)
+    x = run.x(WIDTH)
+    base = alt.Chart(frame).encode(x=x, color=colour)
+    low = alt.Y("value_low:Q", scale=y.scale(), axis=y.axis(minExtent=EXTENT))
+    dashes = alt.StrokeDash(
+        "quantity:N",
+        scale=alt.Scale(
+            domain=[line[0] for line in shown], range=[[4, 3] if "chance" in line[0] else [1, 0] for line in shown]
+        ),
+        legend=None,
+    )
+    layers = [
+        base.transform_filter("isValid(datum.value_low)").mark_area(opacity=0.18).encode(y=low, y2="value_high:Q"),
+        base.mark_line(strokeWidth=1.8).encode(y=y.y(minExtent=EXTENT), strokeDash=dashes),
+        base.mark_circle(size=26, opacity=1).encode(y=y.y(minExtent=EXTENT)),
+    ]
+    return _panel(layers, place, curves.title, [(name, paint) for _, name, paint in shown if name])
+
+
+def prepare_paths(
+    neurons: pl.DataFrame, run: Training, chosen: pl.DataFrame, paths: Paths
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """For one measure: the layer's band (low, middle, high), the chosen neurons, and the median of each set."""
+    value = pl.col(paths.column).abs() if paths.absolute else pl.col(paths.column)
+    frame = (
+        neurons.join(run.places.select("model", "place"), on="model")
+        .select("place", "neuron", value=value)
+        .filter(pl.col("value").is_not_null() & ((pl.col("value") > 0) if paths.log else pl.lit(True)))
+        .sort("place", "neuron")
+    )
+    band = frame.group_by("place", maintain_order=True).agg(
+        low=pl.col("value").quantile(0.05, "linear"),
+        middle=pl.col("value").median(),
+        high=pl.col("value").quantile(0.95, "linear"),
+    )
+    lines = frame.join(chosen.select("neuron", "group", "label"), on="neuron").sort("place", "neuron")
+    medians = lines.group_by("group", "place", maintain_order=True).agg(pl.col("value").median())
+    return band, lines, medians
+
+
+def path_panel(neurons: pl.DataFrame, run: Training, chosen: pl.DataFrame, paths: Paths, place: int) -> alt.LayerChart:
+    """One measure of the layer's neurons along training, the chosen ones in their sets' colours."""
+    band, lines, medians = prepare_paths(neurons, run, chosen, paths)
+    series = [band["low"], band["high"], lines["value"]]
+    if paths.floor is not None:
+        series = [s.clip(lower_bound=paths.floor) for s in series]
+    domain = tuple(theme.log_domain(*series) if paths.log else theme.linear_domain(*series))
+    y = Axis("value", paths.unit, domain, paths.log, HEIGHT)
+    x = run.x(WIDTH)
+
+    def at(column: str) -> alt.Y:
+        return alt.Y(f"{column}:Q", scale=y.scale(), axis=y.axis(minExtent=EXTENT))
+
+    colour = groups.colour_encoding(chosen["group"].unique(maintain_order=True).to_list(), show=False)
+    clip = paths.floor is not None
+    base = alt.Chart(band).encode(x=x)
+    layers = [
+        base.mark_area(color=theme.OTHER_COLOUR, opacity=0.45, clip=clip).encode(y=at("low"), y2="high:Q"),
+        base.mark_line(color=MUTED, strokeWidth=1.6, strokeDash=[5, 3], clip=clip).encode(y=at("middle")),
+    ]
+    if len(lines):
+        thin = alt.Chart(lines).mark_line(strokeWidth=0.9, opacity=0.4, clip=clip)
+        layers.append(thin.encode(x=x, y=at("value"), color=colour, detail="label:N"))
+        bold = alt.Chart(medians).encode(x=x, y=at("value"), color=colour)
+        layers += [bold.mark_line(strokeWidth=2.2, clip=clip), bold.mark_circle(size=26, opacity=1, clip=clip)]
+    return _panel(layers, place, paths.title)
+
+
+def chosen_neurons(neurons: pl.DataFrame, selection: pl.DataFrame) -> pl.DataFrame:
+    """The selected neurons of the layer that the survey is about, one row each: neuron, group, label."""
+    layer = int(neurons["layer"].max())
+    found = groups.group_neurons(selection, layer)
+    return found.filter(~pl.col("group").is_in([groups.CONTROLS, groups.OTHERS]))
+
+
+def chart(
+    neurons: pl.DataFrame,
+    summary: pl.DataFrame,
+    selection: pl.DataFrame | None,
+    *,
+    comparison: str,
+    text: str,
+    reference: str | None = None,
+    level: float = 0.95,
+) -> alt.TopLevelMixin:
+    """The figure, from the tables "comparison_neurons", "comparison_summary" and the reference's selections.
+
+    Args:
+        reference: model whose selected neurons are followed; only through its own training run.
+    """
+    run = training(summary, reference)
+    if run is None:
+        message = "fewer than two models of this comparison name a training step\n(model@step_001000, for example)"
+        return theme.finish(theme.note_chart(message), TITLE, [f"comparison {comparison}  ·  text {text}"])
+    own = neurons.join(run.places.select("model"), on="model", how="semi")
+    related = reference is None or reference.partition("@")[0] == run.base
+    chosen = None
+    if selection is not None and related and len(own):
+        chosen = chosen_neurons(own, selection)
+    if chosen is None:
+        chosen = pl.DataFrame(schema={"neuron": pl.Int32, "group": pl.String, "label": pl.String})
+    panels = [curve_panel(summary, run, curves, i) for i, curves in enumerate(CURVES)]
+    panels += [path_panel(own, run, chosen, paths, len(CURVES) + i) for i, paths in enumerate(PATHS)]
+    rows = [
+        alt.hconcat(*panels[i : i + COLUMNS], spacing=22).resolve_scale(**APART) for i in range(0, len(panels), COLUMNS)
+    ]
+    numbers = groups.group_counts(chosen)
+    if len(chosen):
+        legend = groups.key(chosen["group"].unique(maintain_order=True).to_list(), numbers, COLUMNS * (WIDTH + 70))
+        rows.insert(1, legend)
+    tokens = summary.filter((pl.col("quantity") == "loss") & pl.col("model").is_in(run.places["model"].to_list()))
+    width = own.group_by("model").len()["len"]
+    subtitle = [
+        theme.about(
+            run.base,
+            text,
+            f"comparison {comparison}",
+            theme.count(len(run.places), "checkpoint"),
+            theme.count(int(tokens["n"].max() or 0), "token"),
+            theme.count(int(width.max() or 0), "last-layer neuron"),
+        ),
+        f"(a)-(c): {100 * level:g} % intervals",
+        "(e)-(l): every neuron of the last layer; dashed: median, grey: from the 5th to the 95th percentile",
+        f"coloured: neurons selected in {reference or run.base}, thin; bold: their median" if len(chosen) else None,
+        None if len(chosen) else "no selected neurons to follow",
+        "final: end of training, beside the axis" if run.places["step"].null_count() else None,
+        "step 0 beside the axis" if 0 in run.places["step"].to_list() else None,
+        f"(j), (l): below {FLOOR:g} cut off",
+        f"not drawn, another training: {', '.join(run.others)}" if run.others else None,
+    ]
+    return theme.finish(alt.vconcat(*rows, spacing=18).resolve_scale(**APART), TITLE, subtitle)
+
+
+def draw(
+    *,
+    neurons: str | Path,
+    summary: str | Path,
+    selections: Sequence[str | Path],
+    figures: Sequence[str | Path],
+    comparison: str,
+    text: str,
+    reference: str | None = None,
+    level: float = 0.95,
+) -> None:
+    """Rule `draw_emergence`: read the tables, write the figure in the formats of `figures`' suffixes."""
+    made = chart(
+        read_table(neurons, "comparison_neurons"),
+        read_table(summary, "comparison_summary"),
+        groups.read_selection(selections) if selections else None,
+        comparison=comparison,
+        text=text,
+        reference=reference,
+        level=level,
+    )
+    saving.save(made, figures)
