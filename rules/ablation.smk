@@ -235,7 +235,7 @@ rule select_token_frequency:
         candidates=config["token_frequency"]["candidates"],
         directions=config["token_frequency"]["directions"],
         tokens=config["token_frequency"]["tokens"],
-        count=config["token_frequency"]["count"],
+        largest=config["token_frequency"]["count"],
         error_rate=config["token_frequency"]["level"],
         control_sets=config["controls"]["sets"],
         published=published_frequency_neurons,

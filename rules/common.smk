@@ -7,10 +7,10 @@ wrong is refused at this point.
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.io import Wildcards
 from snakemake.utils import validate
 
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
@@ -262,7 +262,7 @@ def reference_model(wildcards):
 
 def as_model(model):
     """Wildcards that stand for another model than the rule's own."""
-    return Wildcards(fromdict={"model": model})
+    return SimpleNamespace(model=model)
 
 
 def reference_specs(wildcards):

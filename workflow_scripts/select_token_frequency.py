@@ -26,7 +26,7 @@ with job(snakemake) as run:
         candidates=snakemake.params.candidates,
         directions=snakemake.params.directions,
         tokens=snakemake.params.tokens,
-        count=snakemake.params.count,
+        count=snakemake.params.largest,
         control_sets=snakemake.params.control_sets,
         resamples=snakemake.params.resamples,
         published=snakemake.params.published,
