@@ -19,23 +19,31 @@ from neuronlab.tables import read_table
 TITLE = "Total and direct effect per token"
 LIMIT = 24
 EFFECTS = ("total", "direct")
+EFFECT_NAMES = {
+    "total": "total effect",
+    "direct": "direct effect (final norm frozen)",
+    "unigram": "projection on the log-unigram direction frozen",
+}
 WHISKERS = (0.1, 0.9)
 CONTROL_LABELS = {"uniform": "random", "norm_matched": "norm-|matched"}
 
 
-def box_numbers(traces: pl.DataFrame, members: pl.DataFrame, outcome: str) -> pl.DataFrame:
+def box_numbers(
+    traces: pl.DataFrame, members: pl.DataFrame, outcome: str, effects: Sequence[str] = EFFECTS
+) -> pl.DataFrame:
     """The box plot's numbers of |change of `outcome`|, nothing removed: one row per box and effect.
 
     Args:
         traces: table `traces`, one replacement.
         members: columns neuron, box (label of the box it is pooled into), group.
+        effects: two of `schemas.VARIANTS`.
 
     Returns:
         Columns box, group, effect, low and high (10 % and 90 % quantiles), q1, median, q3, mean, n_tokens, n_neurons.
     """
     joined = traces.join(members.select("neuron", "box", "group"), on="neuron", how="inner")
     frames = []
-    for effect in EFFECTS:
+    for effect in effects:
         size = pl.col(f"{outcome}_{effect}").abs()
         frames.append(
             joined.group_by("box", "group", maintain_order=True)
@@ -82,6 +90,7 @@ def prepare(
     sets: Sequence[str] | None,
     outcomes: Sequence[str],
     limit: int = LIMIT,
+    effects: Sequence[str] = EFFECTS,
 ) -> tuple[dict[str, pl.DataFrame], list[str], int]:
     """Per outcome what `box_numbers` returns; the boxes in order; how many highlighted neurons have none.
 
@@ -94,7 +103,7 @@ def prepare(
     sizes = members.filter(control).group_by("box").len()
     pooled = {box: f"{box}|({number})" for box, number in sizes.iter_rows()}
     members = members.with_columns(pl.col("box").replace(pooled))
-    boxes = {outcome: box_numbers(traces, members, outcome) for outcome in outcomes}
+    boxes = {outcome: box_numbers(traces, members, outcome, effects) for outcome in outcomes}
     order = members.filter(~control)["box"].unique(maintain_order=True).to_list()
     order += [pooled[box] for box in CONTROL_LABELS.values() if box in pooled]
     order += [box for box in members["box"].unique(maintain_order=True) if box not in order]
@@ -109,18 +118,25 @@ def panel(
     step: int = 54,
     height: int = 230,
     legend: bool = True,
+    effects: Sequence[str] = EFFECTS,
+    log: bool = True,
 ) -> alt.LayerChart:
-    """One panel of boxes on a logarithmic axis: filled = total, hollow = direct."""
+    """One panel of boxes, filled = total, hollow = direct (the first and second of `effects`).
+
+    Args:
+        log: logarithmic axis; a linear one starts at zero.
+    """
     numbers = ["low", "q1", "median", "q3", "high", "mean"]
-    domain = theme.log_domain(*(boxes[name] for name in numbers))
+    values = [boxes[name] for name in numbers]
+    domain = theme.log_domain(*values) if log else theme.linear_domain(*values, include=[0.0])
     # A logarithm has no zero: a quantile that is exactly zero is drawn at the foot of the axis, and said so.
     boxes = boxes.with_columns(pl.col(name).clip(lower_bound=domain[0]) for name in numbers)
     title = {"loss": "|change of loss|", "entropy": "|change of entropy|", "kl": "|change of KL|"}[outcome]
-    y = Axis("median", f"{title} (nats)", tuple(domain), True, height)
+    y = Axis("median", f"{title} (nats)", tuple(domain), log, height)
     # Boxes of pooled controls have names of several lines.
     axis = alt.Axis(labelAngle=0, grid=False, labelExpr="split(datum.label, '|')", labelLimit=step * 2, labelPadding=6)
     x = alt.X("box:N", sort=list(order), title=None, axis=axis, scale=alt.Scale(paddingInner=0.24))
-    offset = alt.XOffset("effect:N", sort=list(EFFECTS), scale=alt.Scale(paddingInner=0.18))
+    offset = alt.XOffset("effect:N", sort=list(effects), scale=alt.Scale(paddingInner=0.18))
     colour = groups.colour_encoding(
         boxes["group"].unique(maintain_order=True).to_list(), show=legend, orient="bottom", direction="horizontal"
     )
@@ -131,15 +147,15 @@ def panel(
     tips = [alt.Tooltip("effect:N"), *(alt.Tooltip(f"{name}:Q", format=".3g") for name in numbers)]
     fill = alt.Fill(
         "effect:N",
-        sort=list(EFFECTS),
-        scale=alt.Scale(domain=list(EFFECTS), range=["#8f979f", "#ffffff"]),
+        sort=list(effects),
+        scale=alt.Scale(domain=list(effects), range=["#8f979f", "#ffffff"]),
         legend=alt.Legend(
             title=None,
             orient="bottom",
             direction="horizontal",
             symbolType="square",
             symbolStrokeColor=theme.CONTROL_COLOUR,
-            labelExpr="datum.value === 'total' ? 'total effect' : 'direct effect (final norm frozen)'",
+            labelExpr=f"datum.value === {effects[0]!r} ? {EFFECT_NAMES[effects[0]]!r} : {EFFECT_NAMES[effects[1]]!r}",
         )
         if legend
         else None,
@@ -149,7 +165,7 @@ def panel(
         y=alt.Y("q1:Q", scale=y.scale(), axis=y.axis()), y2="q3:Q", fill=fill, tooltip=tips
     )
     tint = (
-        base.transform_filter("datum.effect === 'total'")
+        base.transform_filter(f"datum.effect === {effects[0]!r}")
         .mark_bar(**bar, opacity=1)
         .encode(y=alt.Y("q1:Q", scale=y.scale()), y2="q3:Q", color=colour)
     )
@@ -158,7 +174,7 @@ def panel(
     )
     middle = base.mark_tick(thickness=2.4, bandSize=0, opacity=1, width={"band": 0.86}).encode(
         y=alt.Y("median:Q", scale=y.scale()),
-        color=alt.condition("datum.effect === 'total'", alt.value("white"), alt.value(theme.INK)),
+        color=alt.condition(f"datum.effect === {effects[0]!r}", alt.value("white"), alt.value(theme.INK)),
     )
     mean = base.mark_point(
         shape="diamond", filled=True, size=44, opacity=1, stroke=theme.INK, strokeWidth=1, color="white"
