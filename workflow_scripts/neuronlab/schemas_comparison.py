@@ -25,8 +25,10 @@ SURVEY_NEURON: Schema = NEURON | {
 SURVEY_SUMMARY: Schema = {
     "quantity": Column(
         STR,
-        "loss, entropy (nats), accuracy; induction_head (largest score); entropy_neurons, frequency_neurons (shares "
-        "of the last layer by the stated rules); max_rho, max_m_loss, max_m_entropy, max_m_freq_loss, null_space_ratio",
+        "loss, entropy (nats), accuracy; induction_head (largest mean score); shares of the layer: entropy_neurons "
+        "(rho above chance and 1 - DE/TE of the entropy > 1/2), rho_beyond_chance, frequency_neurons (|cos| > 0.3), "
+        "frequency_chance (the same for random directions); max_rho; max_m_loss, max_m_entropy, max_m_freq_loss (among "
+        "neurons with a total effect above the median); null_space_ratio (sharpest drop in the tail of W_U)",
     ),
     "n": Column(I64, "over how many (tokens, sequences or neurons)"),
 } | with_interval("value", "the quantity")

@@ -85,7 +85,8 @@ def survey_model(
         heads_length, heads_sequences: of the random repeated tokens that heads are scored on.
 
     Raises:
-        ReplacementError, TextError, CountsError, NullSpaceError, AblationError, AttentionError, ModelError: whatever does not fit.
+        ReplacementError, TextError, CountsError, ModelError: replacement, text, counts or model unusable.
+        NullSpaceError, AttentionError: a null space or repeated tokens too large for the model.
     """
     wanted = parse_replacement(replacement)
     if wanted.kind not in MOMENTS:

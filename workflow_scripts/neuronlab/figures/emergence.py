@@ -1,4 +1,4 @@
-"""What emerges along training: loss, induction, both kinds of neurons, and the later selected neurons' paths to them."""
+"""What emerges along training: loss, induction, both kinds of neurons, and how the later selected ones got there."""
 
 from __future__ import annotations
 
@@ -234,6 +234,8 @@ def chart(
             theme.count(int(width.max() or 0), "last-layer neuron"),
         ),
         f"(a)-(c): {100 * level:g} % intervals",
+        "(c): entropy: rho above chance and most of the effect on the entropy through the norm's scale; "
+        "frequency: |cos| > 0.3, random: directions drawn at random",
         "(e)-(l): every neuron of the last layer; dashed: median, grey: from the 5th to the 95th percentile",
         f"coloured: neurons selected in {reference or run.base}, thin; bold: their median" if len(chosen) else None,
         None if len(chosen) else "no selected neurons to follow",
