@@ -7,19 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from neuronlab.attention import (
-    AttentionError,
     HeadSet,
     ablated_pass,
     all_heads,
-    check_attention,
-    check_reproduced,
     clean_pass,
     forward_at,
-    mean_outputs,
-    patterns,
 )
-from neuronlab.attention_parts import residual_before
-from neuronlab.bridge_parts import hooked_forward
 from neuronlab.models import Model
 
 TINY = Callable[..., Model]

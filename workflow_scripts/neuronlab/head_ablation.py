@@ -1,0 +1,398 @@
+"""Rule `ablate_heads`: attention heads ablated at one query position, every position in one pass (METHODS A6, Fig 5c).
+
+Sets of heads (the best induction heads together and alone, configured ones, seeded baselines of other heads) are
+ablated on repeated sequences, and what changes at the ablated position is averaged over sequences for every place of
+every copy: activations of selected and control neurons, entropy, loss, scale and length of the final residual, top
+logit, KL(clean || ablated). Beside it stands every head of the model, alone, against every such neuron. A sample is
+computed again by one forward pass per position; the rule fails above the tolerance.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from neuronlab.attention import (
+    CleanPass,
+    Means,
+    Method,
+    ablated_pass,
+    all_heads,
+    check_attention,
+    check_reproduced,
+    clean_pass,
+    mean_outputs,
+)
+from neuronlab.final_states import AblationInputs
+from neuronlab.head_readouts import QUANTITIES, read
+from neuronlab.head_sets import AttentionError, HeadSet, PlannedSet, plan_sets
+from neuronlab.head_verification import report, verify_sets
+from neuronlab.induction_heads import Repetitions
+from neuronlab.models import Model, load_model
+from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer
+from neuronlab.schemas import SCHEMAS
+from neuronlab.statistics import bootstrap_weights, clustered_interval
+from neuronlab.tables import Provenance, read_table, write_table
+from neuronlab.verification import fits_twice
+
+Array = np.ndarray
+TRACKED, TRACKED_CONTROLS = 24, 6  # neurons whose activation is kept for every place
+MATRIX, MATRIX_CONTROLS = 96, 24  # neurons that every head is held against
+RESIDUAL_BYTES = 2**28  # residuals of ablated sets that wait for the read-out
+
+
+def ablate_heads(
+    *,
+    inputs: AblationInputs,
+    selection: str | Path | Sequence[str | Path],
+    repeats: str | Path,
+    heads: str | Path,
+    head_ablation: str | Path,
+    head_neurons: str | Path,
+    head_verification: str | Path,
+    top: int = 3,
+    sets: Sequence[str] = (),
+    baselines: int = 3,
+    methods: Sequence[Method] = ("bos", "mean"),
+    sequences: int = 100,
+    verification_positions: int = 8,
+    absolute: float = 1e-6,
+    relative: float = 1e-5,
+    memory_mb: float = float("inf"),
+    resamples: int = 1000,
+    level: float = 0.95,
+    provenance: Provenance | None = None,
+) -> None:
+    """Write the three tables; nothing is written if the sample does not agree with brute force.
+
+    Args:
+        repeats: synthetic repetitions, all of one layout; their first `sequences` are used.
+        heads: table "induction_heads".
+        top, sets, baselines: see `head_sets.plan_sets`.
+        verification_positions: (sequence, position) pairs for each set and method.
+        memory_mb: memory of the job; without room for a float64 copy the sample is computed in the model's precision.
+
+    Raises:
+        AttentionError: a head that does not exist, sequences of different layout, attention that is not covered.
+        HeadVerificationError: above tolerance.
+        ModelError, TableError: whatever does not fit.
+    """
+    plan = plan_sets(
+        read_table(heads, "induction_heads"), top=top, configured=sets, baselines=baselines, seed=inputs.seed
+    )
+    repetitions = Repetitions.read(repeats, sequences)
+    if not len(repetitions):
+        print("no repetition: no heads are ablated", file=sys.stderr)
+        for path, name in (
+            (head_ablation, "head_ablation"),
+            (head_neurons, "head_neurons"),
+            (head_verification, "head_verification"),
+        ):
+            write_table(_empty(name), path, name, provenance)
+        return
+    positions = shared_positions(repetitions)
+    model = load_model(inputs.model)
+    check_attention(model, repetitions.tokens.shape[1])
+    chosen = sets_of_layer(read_selections(selection), model.n_layers - 1)
+    work = Work(model, repetitions, positions, inputs.batch_size, inputs.tokens_per_chunk)
+    means = work.means() if "mean" in methods else None
+    unique = list(dict.fromkeys(planned.heads for planned in plan))
+
+    precise, exact = model, model.dtype == torch.float64
+    if not exact and fits_twice(model, memory_mb):
+        device = "cpu" if model.device.type == "mps" else inputs.model.device
+        precise, exact = load_model(replace(inputs.model, dtype="float64", device=device)), True
+    elif not exact:
+        print(
+            f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {memory_mb} MB; "
+            f"heads are verified in {inputs.model.dtype}. Raise compute.memory_mb",
+            file=sys.stderr,
+        )
+    checked = verify_sets(
+        precise,
+        repetitions.tokens,
+        positions,
+        unique,
+        methods,
+        means,
+        pairs=verification_positions,
+        absolute=absolute,
+        relative=relative,
+        seed=inputs.seed,
+    )
+    report(checked)
+    del precise
+
+    tracked = neurons_of(chosen, TRACKED, TRACKED_CONTROLS)
+    held = neurons_of(chosen, MATRIX, MATRIX_CONTROLS)
+    clusters = Clusters.of(repetitions.clusters, resamples, level, inputs.seed)
+    effects = work.effects(unique, methods, means, tracked)
+    matrix = work.matrix(methods, means, held)
+    record = {**(provenance or {}), "verified_in": "float64" if exact else inputs.model.dtype}
+    table = effects_table(effects, plan, methods, work, tracked, clusters)
+    write_table(table, head_ablation, "head_ablation", record)
+    write_table(matrix_table(matrix, methods, work, held, clusters), head_neurons, "head_neurons", record)
+    write_table(checked, head_verification, "head_verification", record)
+
+
+def shared_positions(repetitions: Repetitions) -> Int[Array, " query"]:
+    """Positions of the copies, which must be the same in every sequence.
+
+    Raises:
+        AttentionError: if they are not.
+    """
+    if (repetitions.copy != repetitions.copy[0]).any() or (repetitions.offset != repetitions.offset[0]).any():
+        raise AttentionError("heads are ablated on repetitions that stand at the same positions: synthetic ones")
+    return np.flatnonzero(repetitions.copy[0] >= 0)
+
+
+def neurons_of(sets: Sequence[NeuronSet], selected: int, controls: int) -> list[int]:
+    """Neurons of the selections and of their controls: each set's first, then each set's second ..., up to a limit."""
+    found: dict[bool, dict[int, None]] = {True: {}, False: {}}
+    for rank in range(max((len(chosen.neurons) for chosen in sets), default=0)):
+        for chosen in sets:
+            if rank < len(chosen.neurons):
+                found[chosen.kind == "selection"].setdefault(chosen.neurons[rank])
+    others = [neuron for neuron in found[False] if neuron not in found[True]]
+    if len(found[True]) > selected:
+        print(f"{len(found[True])} selected neurons: the first {selected} are followed", file=sys.stderr)
+    return list(found[True])[:selected] + others[:controls]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Readings in the clean run and what ablation changes; quantities first, then activations of the tracked neurons.
+
+    Attributes:
+        change: by (set, method).
+    """
+
+    clean: Float[Array, "sequences query quantity"]
+    change: dict[tuple[HeadSet, Method], Float[Array, "sequences query quantity"]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The passes of a run, batch by batch."""
+
+    model: Model
+    repetitions: Repetitions
+    positions: Int[Array, " query"]
+    batch_size: int
+    tokens_per_chunk: int
+
+    @property
+    def last_copy(self) -> Int[Array, " query"]:
+        """Positions of the last copy."""
+        copy = self.repetitions.copy[0]
+        return np.flatnonzero(copy == copy.max())
+
+    def batches(self) -> Iterator[tuple[slice, Int[Tensor, "batch position"]]]:
+        """Sequences of a forward pass."""
+        for start in range(0, len(self.repetitions), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(self.repetitions)))
+            yield part, torch.from_numpy(self.repetitions.tokens[part]).long()
+
+    def means(self) -> Means:
+        """Mean output of every head over the positions of the copies."""
+        inside = torch.from_numpy(self.repetitions.copy >= 0)
+        return mean_outputs(self.model, ((tokens, inside[part]) for part, tokens in self.batches()))
+
+    def effects(
+        self, sets: Sequence[HeadSet], methods: Sequence[Method], means: Means | None, neurons: Sequence[int]
+    ) -> Effects:
+        """All readings at all positions of the copies, for every set and method."""
+        shape = (len(self.repetitions), len(self.positions), len(QUANTITIES) + len(neurons))
+        clean_values = np.empty(shape)
+        change = {(heads, method): np.empty(shape, dtype=np.float32) for heads in sets for method in methods}
+        queries = torch.from_numpy(self.positions)
+        readout = self.model.readout(self.model.dtype)
+        progress = self._progress(len(sets) * len(methods), "sets of heads")
+        for number, (part, tokens) in enumerate(self.batches()):
+            clean = self._clean(tokens, sets, check=not number)
+            targets = (
+                torch.cat([tokens[:, 1:], tokens[:, :1]], dim=1)[:, self.positions].flatten().to(self.model.device)
+            )
+            start = clean.states.residual[:, self.positions]
+            rest = clean.states.activations[:, self.positions][..., neurons]
+            n = start.shape[0] * start.shape[1]
+            ahead = max(1, RESIDUAL_BYTES // (n * start.shape[-1] * start.element_size()))
+            wanted = [(group, method) for group in self._groups(sets, len(tokens)) for method in methods]
+            while wanted:
+                keys: list[tuple[HeadSet, Method]] = []
+                residuals = [start.flatten(0, 1)[None]]
+                while wanted and (not keys or len(keys) + len(wanted[0][0]) <= ahead):
+                    group, method = wanted.pop(0)
+                    states = ablated_pass(self.model, clean, group, method, means=means, positions=queries)
+                    keys += [(heads, method) for heads in group]
+                    residuals.append(states.residual.flatten(1, 2))
+                    for heads, activations in zip(group, states.activations[..., neurons], strict=True):
+                        change[heads, method][part, :, len(QUANTITIES) :] = (activations - rest).cpu().numpy()
+                    progress.update(len(group))
+                values = self._read(readout, torch.cat(residuals), targets)
+                values = values.reshape(len(values), *start.shape[:2], len(QUANTITIES))
+                clean_values[part, :, : len(QUANTITIES)] = values[0]
+                for key, value in zip(keys, values[1:], strict=True):
+                    change[key][part, :, : len(QUANTITIES)] = value - values[0]
+            clean_values[part, :, len(QUANTITIES) :] = rest.double().cpu().numpy()
+        progress.close()
+        return Effects(clean_values, change)
+
+    def matrix(
+        self, methods: Sequence[Method], means: Means | None, neurons: Sequence[int]
+    ) -> Float[Array, "sequences method head neuron"]:
+        """Mean change of each neuron's activation over the last copy, by head (all of the model, each alone)."""
+        heads = [HeadSet((head,)) for head in all_heads(self.model)]
+        found = np.zeros((len(self.repetitions), len(methods), len(heads), len(neurons)))
+        if not neurons:
+            return found
+        queries = torch.from_numpy(self.last_copy)
+        progress = self._progress(len(heads) * len(methods), "single heads")
+        for part, tokens in self.batches():
+            clean = self._clean(tokens, heads)
+            before = clean.states.activations[:, self.last_copy][..., neurons]
+            for group in self._groups(heads, len(tokens)):
+                place = [heads.index(chosen) for chosen in group]
+                for m, method in enumerate(methods):
+                    states = ablated_pass(self.model, clean, group, method, means=means, positions=queries)
+                    moved = (states.activations[..., neurons] - before).mean(2).cpu().numpy()
+                    found[part, m, place] = moved.swapaxes(0, 1)
+                    progress.update(len(group))
+        progress.close()
+        return found
+
+    def _clean(
+        self, tokens: Int[Tensor, "batch position"], sets: Sequence[HeadSet], *, check: bool = False
+    ) -> CleanPass:
+        clean = clean_pass(self.model, tokens, {layer for chosen in sets for layer, _ in chosen.heads})
+        if check:
+            check_reproduced(self.model, clean)
+        return clean
+
+    def _groups(self, sets: Sequence[HeadSet], batch: int) -> list[list[HeadSet]]:
+        """Sets that share a pass: of one lowest layer, as many as fill a batch."""
+        size = max(1, self.batch_size // batch)
+        by_layer: dict[int, list[HeadSet]] = {}
+        for chosen in sets:
+            by_layer.setdefault(min(layer for layer, _ in chosen.heads), []).append(chosen)
+        return [same[i : i + size] for _, same in sorted(by_layer.items()) for i in range(0, len(same), size)]
+
+    def _read(
+        self, readout: object, residuals: Float[Tensor, "runs rows d"], targets: Int[Tensor, " rows"]
+    ) -> Float[Array, "runs rows quantity"]:
+        """Quantities of the clean run (first) and of ablated ones, a few positions at a time."""
+        found = np.empty((*residuals.shape[:2], len(QUANTITIES)))
+        for start in range(0, len(targets), self.tokens_per_chunk):
+            rows = slice(start, start + self.tokens_per_chunk)
+            clean, reference = read(readout, residuals[0, rows], targets[rows])
+            found[0, rows] = clean.values.movedim(0, -1).cpu().numpy()
+            for run in range(1, len(residuals)):
+                values, _ = read(readout, residuals[run, rows], targets[rows], reference)
+                found[run, rows] = values.values.movedim(0, -1).cpu().numpy()
+        return found
+
+    def _progress(self, sets: int, label: str) -> tqdm:
+        total = sets * -(-len(self.repetitions) // self.batch_size)
+        return tqdm(total=total, desc=label, unit="set", file=sys.stderr, disable=None)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """How sequences are resampled: by the document that they stem from."""
+
+    which: Int[Array, " sequences"]
+    weights: Float[Array, "resamples clusters"]
+    level: float
+
+    @classmethod
+    def of(cls, documents: Int[Array, " sequences"], resamples: int, level: float, seed: int) -> Clusters:
+        """From the documents of the sequences."""
+        unique, which = np.unique(documents, return_inverse=True)
+        return cls(which, bootstrap_weights(len(unique), resamples, seed), level)
+
+    def interval(self, values: Float[Array, "sequences ..."], name: str) -> dict[str, Array]:
+        """Mean over sequences and the ends of its interval, flat."""
+        flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        sums = np.zeros((self.weights.shape[1], flat.shape[1]))
+        np.add.at(sums, self.which, flat)
+        found = clustered_interval(sums, np.bincount(self.which), self.weights, self.level)
+        return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def effects_table(
+    effects: Effects,
+    plan: Sequence[PlannedSet],
+    methods: Sequence[Method],
+    work: Work,
+    neurons: Sequence[int],
+    clusters: Clusters,
+) -> pl.DataFrame:
+    """Table "head_ablation"."""
+    n, n_queries, _ = effects.clean.shape
+    names = [*QUANTITIES, *["activation"] * len(neurons)]
+    layers = [None] * len(QUANTITIES) + [work.model.n_layers - 1] * len(neurons)
+    repetitions, positions = work.repetitions, work.positions
+    body = pl.DataFrame(
+        {
+            "quantity": np.tile(np.array(names), n_queries),
+            "layer": layers * n_queries,
+            "neuron": ([None] * len(QUANTITIES) + list(neurons)) * n_queries,
+            "copy": np.repeat(repetitions.copy[0, positions], len(names)),
+            "offset": np.repeat(repetitions.offset[0, positions], len(names)),
+            "n_sequences": np.full(n_queries * len(names), n),
+            "clean": effects.clean.mean(0).ravel(),
+        },
+        schema_overrides={"layer": pl.Int32, "neuron": pl.Int32},
+    )
+    # The last position has no next token, so no loss.
+    has_value = ~(
+        (body["quantity"] == "loss") & pl.Series(np.repeat(positions == repetitions.tokens.shape[1] - 1, len(names)))
+    )
+    frames = []
+    intervals = {key: clusters.interval(change, "change") for key, change in effects.change.items()}
+    for planned in plan:
+        for method in methods:
+            frames.append(
+                body.with_columns(
+                    *(pl.Series(name, values) for name, values in intervals[planned.heads, method].items()),
+                    set=pl.lit(planned.heads.name),
+                    role=pl.lit(planned.role),
+                    control_of=pl.lit(planned.control_of, dtype=pl.String),
+                    method=pl.lit(method),
+                ).filter(has_value)
+            )
+    return pl.concat(frames).with_columns(pl.col("change", "change_low", "change_high").fill_nan(None))
+
+
+def matrix_table(
+    matrix: Float[Array, "sequences method head neuron"],
+    methods: Sequence[Method],
+    work: Work,
+    neurons: Sequence[int],
+    clusters: Clusters,
+) -> pl.DataFrame:
+    """Table "head_neurons"."""
+    if not neurons:
+        return _empty("head_neurons")
+    heads, layer = all_heads(work.model), work.model.n_layers - 1
+    norms = work.model.w_out(layer)[list(neurons)].double().norm(dim=-1).cpu().numpy()
+    rows = [(at, head, method, neuron) for method in methods for at, head in heads for neuron in neurons]
+    return pl.DataFrame(rows, schema=["layer", "head", "method", "neuron"], orient="row").with_columns(
+        *(pl.Series(name, values).fill_nan(None) for name, values in clusters.interval(matrix, "change").items()),
+        neuron_layer=pl.lit(layer),
+        norm=pl.Series(np.tile(norms, len(methods) * len(heads))),
+        n_sequences=pl.lit(len(matrix)),
+    )
+
+
+def _empty(name: str) -> pl.DataFrame:
+    return pl.DataFrame(schema={column: spec.dtype for column, spec in SCHEMAS[name].items()})
