@@ -122,7 +122,10 @@ def scatter(frame: pl.DataFrame, outcome: str, *, height: int = 400) -> tuple[al
     to_label = pl.concat([chosen, named.drop("ring")]).unique("neuron").sort("order", "neuron", nulls_last=True)
     to_label, label_note = points.cap_labels(to_label, LABELS)
     placed = points.place_labels(to_label, x, y, obstacles=shown)
-    layers += points.label_layer(placed, x, y, groups.text_colour(frame))
+    other = pl.col("group") == groups.OTHERS  # their grey is too pale for letters
+    layers += points.label_layer(placed.filter(~other), x, y, groups.text_colour(frame))
+    if len(named):
+        layers += points.label_layer(placed.filter(other), x, y, alt.value(theme.CONTROL_COLOUR))
     notes = [
         points.thinned_note(len(shown), len(others)),
         label_note,
@@ -188,7 +191,9 @@ def chart(
         *notes,
     ]
     return theme.finish(
-        alt.vconcat(*panels, spacing=26).resolve_scale(color="independent", fill="independent"), TITLE, subtitle
+        alt.vconcat(*panels, spacing=26).resolve_scale(color="independent", fill="independent", stroke="independent"),
+        TITLE,
+        subtitle,
     )
 
 
