@@ -86,8 +86,8 @@ class Sums:
         loss: clean loss.
         ratio: entropy after / before, over the usable sequences.
         entropy_change, loss_change: after minus before.
-        changes: mean change of every sequence over a copy's places, for the first and the last copy; zero where it has
-            no place there.
+        changes: mean change of every sequence over the compared places of the first and of the last copy; zero where
+            it has none.
     """
 
     n: Float64[Array, "documents places"]
@@ -110,8 +110,8 @@ def measure(
     cells, S = (repetition.documents, len(repetition.places)), len(sets)
     n, usable, loss = (np.zeros(cells) for _ in range(3))
     ratio, entropy_change, loss_change = (np.zeros((len(VARIANTS), *cells, S)) for _ in range(3))
-    ends = repetition.ends
-    changes = np.zeros((len(OUTCOMES), len(VARIANTS), len(ends), len(repetition.document), S))
+    compared = repetition.compared()
+    changes = np.zeros((len(OUTCOMES), len(VARIANTS), *compared.shape[:2], S))
     clipper = Clipper(setup.last, sets, clip)
     for batch in setup.batches(range(len(repetition.document)), batch_size, "clip"):
         for part in batch.chunks(tokens_per_chunk):
@@ -121,7 +121,8 @@ def measure(
             effects = clipper.effects(chunk, clean)
             for sequence in np.unique(batch.sequence[part]):
                 rows = np.flatnonzero(batch.sequence[part] == sequence)
-                place = repetition.place[sequence, batch.position[part][rows]]
+                position = batch.position[part][rows]
+                place = repetition.place[sequence, position]
                 document = repetition.document[sequence]
                 large = before[rows] >= FLOOR
                 n[document, place] += 1
@@ -132,11 +133,9 @@ def measure(
                 entropy_change[:, document, place] += entropy_here
                 grown = 1 + entropy_here / np.where(large, before[rows], 1.0)[:, None]
                 ratio[:, document, place] += grown * large[:, None]
-                for i, copy in enumerate(ends):
-                    here = repetition.places[place, 0] == copy
-                    changes[:, :, i, sequence] += effects[:, :, rows[here]].sum(axis=2)
-    for i, copy in enumerate(ends):
-        changes[:, :, i] /= np.maximum(repetition.places_of(copy), 1)[:, None]
+                for end, here in enumerate(compared[:, sequence, position]):
+                    changes[:, :, end, sequence] += effects[:, :, rows[here]].sum(axis=2)
+    changes /= np.maximum(compared.sum(axis=2), 1)[..., None]
     return Sums(n, usable, loss, ratio, entropy_change, loss_change, changes)
 
 

@@ -4,9 +4,10 @@ Selected and control neurons are clipped singly, selections and control sets joi
 with the final norm free to follow and with its scale frozen. `clipped_ablation` measures; here sums become means with
 intervals at every place, and tests of the first and the last copy.
 
-The t test's sample are the documents' means. Its p-values are corrected (Holm) over all rows of the same kind in the
-table: selections jointly, selected neurons singly. Beside it stands the rank among controls, uniform and norm-matched
-ones together: of a selection among its control sets, of a selected neuron among the single neurons of those sets.
+The tests compare the copies at the places that a sequence has in both. The t test's sample are the documents' means;
+its p-values are corrected (Holm) over all rows of the same kind: selections jointly, selected neurons singly.
+Beside it stands the rank among controls, uniform and norm-matched ones together: of a selection among its control sets,
+of a selected neuron among the single neurons of those sets.
 """
 
 from __future__ import annotations
@@ -179,9 +180,9 @@ def frame_of_tests(
     """
     rivals = controls_of(targets, sets)
     blocks = []
+    there = repetition.compared().any(axis=(0, 2)).astype(np.float64)  # the same sequences on both copies
+    counts = repetition.over_documents(there)
     for c, copy in enumerate(repetition.ends):
-        there = (repetition.places_of(copy) > 0).astype(np.float64)
-        counts = repetition.over_documents(there)
         for v, variant in enumerate(VARIANTS):
             for o, outcome in enumerate(OUTCOMES):
                 sums = repetition.over_documents(changes[o, v, c])

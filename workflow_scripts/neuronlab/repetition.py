@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 
 from neuronlab.ablation import AblationError
 from neuronlab.final_states import Text
@@ -28,6 +28,10 @@ class Repetition:
         document: cluster of every sequence, numbered from 0 without gaps.
         places: copy and offset of every place, in order.
         place: index into `places` of every position, -1 where it is not averaged.
+
+    The first and the last copy, the `ends`, are compared at the places that a sequence has in both: in the last copy of
+    made repetitions the last token is missing, and with it the first copy's, whose next token opens the repetition and
+    cannot be known.
     """
 
     text: Text
@@ -62,10 +66,14 @@ class Repetition:
         """The first and the last copy; one number if there is but one copy, none without places."""
         return sorted({int(copy) for copy in self.places[[0, -1], 0]}) if len(self.places) else []
 
-    def places_of(self, copy: int) -> Int[Array, " sequences"]:
-        """How many places of a copy every sequence has."""
-        belongs = np.append(self.places[:, 0] == copy, False)  # the last one stands for -1, no place
-        return belongs[self.place].sum(axis=1)
+    def compared(self) -> Bool[Array, "ends sequences position"]:
+        """For the first and the last copy, the positions at which they are compared."""
+        copy, offset = (np.append(self.places[:, i], -1)[self.place] for i in (0, 1))  # place -1: copy -1
+        found = np.stack([copy == end for end in self.ends])
+        for row in range(len(copy)):
+            both = set.intersection(*(set(offset[row, there[row]]) for there in found))
+            found[:, row] &= np.isin(offset[row], list(both))
+        return found
 
     def over_documents(self, values: Float64[Array, "sequences ..."]) -> Float64[Array, "documents ..."]:
         """Sums over the sequences of each document."""

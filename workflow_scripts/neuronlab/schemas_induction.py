@@ -85,7 +85,10 @@ INDUCTION: dict[str, Schema] = {
             F64, "(1+b)/(1+n), b of n controls whose |mean change| is at least as large", nullable=True
         ),
     }
-    | with_interval("mean_change", "mean over sequences of the mean change on this copy (nats)"),
+    | with_interval(
+        "mean_change",
+        "mean over sequences of the mean change on this copy, at the places that the first and the last share (nats)",
+    ),
     "induction_heads": {
         "source": Column(STR, "random (uniform token ids), synthetic or natural (as in induction/)"),
         "layer": Column(I32, "layer"),
