@@ -169,7 +169,7 @@ def measure(
         row, position = np.nonzero(place[chosen] >= 0)
         where = chosen[row], place[chosen][row, position]
         lines = torch.from_numpy(row).to(acts.device), torch.from_numpy(position).to(acts.device)
-        kept = acts[lines][:, list(tracked)].T.cpu().numpy()
+        kept = acts[..., list(tracked)][lines].T.cpu().numpy()
         activations[:, where[0], where[1]] = kept
         # The last position has no next token: any id stands in for it, and what comes of it is not kept.
         following = np.append(repeats.tokens[chosen, 1:], repeats.tokens[chosen, :1], axis=1)[row, position]

@@ -275,9 +275,10 @@ def repeat(
 
 
 def ordinary_ids(vocabulary: Vocabulary) -> Bool[Array, " vocab"]:
-    """Ids that the tokenizer knows and that are no special tokens."""
-    ordinary = vocabulary.real.copy()
-    special = {*vocabulary.tokenizer.all_special_ids, vocabulary.bos_token_id, vocabulary.eos_token_id} - {None}
+    """Ids that the tokenizer knows and that are no special tokens, reserved ones included."""
+    ordinary, tokenizer = vocabulary.real.copy(), vocabulary.tokenizer
+    special = {*tokenizer.all_special_ids, vocabulary.bos_token_id, vocabulary.eos_token_id} - {None}
+    special |= {index for index, added in tokenizer.added_tokens_decoder.items() if added.special}
     ordinary[list(special)] = False
     return ordinary
 

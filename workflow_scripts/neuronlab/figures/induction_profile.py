@@ -89,8 +89,8 @@ class Places:
             ends = [0, self.first, self.first + self.length - 1, -1]
             offsets = ends + [o for o in range(self.first, self.first + self.length) if o not in ends]
         found: dict[int, str] = {}
-        for copy in range(self.copies):
-            for offset in offsets:
+        for offset in offsets:
+            for copy in range(self.copies):
                 place, name = copy * self.step + offset - self.first, self.label(copy, offset)
                 wide = [(len(name) + len(other)) / 2 * LABELS[self.kind] * 0.56 + 2 for other in found.values()]
                 near = [self._pixels(abs(place - other)) for other in found]
