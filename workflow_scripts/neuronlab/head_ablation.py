@@ -10,34 +10,22 @@ computed again by one forward pass per position; the rule fails above the tolera
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from tqdm import tqdm
 
-from neuronlab.attention import (
-    CleanPass,
-    Means,
-    Method,
-    ablated_pass,
-    all_heads,
-    check_attention,
-    check_reproduced,
-    clean_pass,
-    mean_outputs,
-)
+from neuronlab.attention import Method, all_heads, check_attention
 from neuronlab.final_states import AblationInputs
-from neuronlab.head_readouts import QUANTITIES, read
-from neuronlab.head_sets import AttentionError, HeadSet, PlannedSet, plan_sets
+from neuronlab.head_passes import Effects, Work
+from neuronlab.head_readouts import QUANTITIES
+from neuronlab.head_sets import AttentionError, PlannedSet, plan_sets
 from neuronlab.head_verification import report, verify_sets
 from neuronlab.induction_heads import Repetitions
-from neuronlab.models import Model, load_model
+from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer
 from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import bootstrap_weights, clustered_interval
@@ -47,7 +35,6 @@ from neuronlab.verification import fits_twice
 Array = np.ndarray
 TRACKED, TRACKED_CONTROLS = 24, 6  # neurons whose activation is kept for every place
 MATRIX, MATRIX_CONTROLS = 96, 24  # neurons that every head is held against
-RESIDUAL_BYTES = 2**28  # residuals of ablated sets that wait for the read-out
 
 
 def ablate_heads(
@@ -107,7 +94,7 @@ def ablate_heads(
     means = work.means() if "mean" in methods else None
     unique = list(dict.fromkeys(planned.heads for planned in plan))
 
-    precise, exact = model, model.dtype == torch.float64
+    precise, exact = model, inputs.model.dtype == "float64"
     if not exact and fits_twice(model, memory_mb):
         device = "cpu" if model.device.type == "mps" else inputs.model.device
         precise, exact = load_model(replace(inputs.model, dtype="float64", device=device)), True
@@ -166,143 +153,6 @@ def neurons_of(sets: Sequence[NeuronSet], selected: int, controls: int) -> list[
     if len(found[True]) > selected:
         print(f"{len(found[True])} selected neurons: the first {selected} are followed", file=sys.stderr)
     return list(found[True])[:selected] + others[:controls]
-
-
-@dataclass(frozen=True)
-class Effects:
-    """Readings in the clean run and what ablation changes; quantities first, then activations of the tracked neurons.
-
-    Attributes:
-        change: by (set, method).
-    """
-
-    clean: Float[Array, "sequences query quantity"]
-    change: dict[tuple[HeadSet, Method], Float[Array, "sequences query quantity"]]
-
-
-@dataclass(frozen=True)
-class Work:
-    """The passes of a run, batch by batch."""
-
-    model: Model
-    repetitions: Repetitions
-    positions: Int[Array, " query"]
-    batch_size: int
-    tokens_per_chunk: int
-
-    @property
-    def last_copy(self) -> Int[Array, " query"]:
-        """Positions of the last copy."""
-        copy = self.repetitions.copy[0]
-        return np.flatnonzero(copy == copy.max())
-
-    def batches(self) -> Iterator[tuple[slice, Int[Tensor, "batch position"]]]:
-        """Sequences of a forward pass."""
-        for start in range(0, len(self.repetitions), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(self.repetitions)))
-            yield part, torch.from_numpy(self.repetitions.tokens[part]).long()
-
-    def means(self) -> Means:
-        """Mean output of every head over the positions of the copies."""
-        inside = torch.from_numpy(self.repetitions.copy >= 0)
-        return mean_outputs(self.model, ((tokens, inside[part]) for part, tokens in self.batches()))
-
-    def effects(
-        self, sets: Sequence[HeadSet], methods: Sequence[Method], means: Means | None, neurons: Sequence[int]
-    ) -> Effects:
-        """All readings at all positions of the copies, for every set and method."""
-        shape = (len(self.repetitions), len(self.positions), len(QUANTITIES) + len(neurons))
-        clean_values = np.empty(shape)
-        change = {(heads, method): np.empty(shape, dtype=np.float32) for heads in sets for method in methods}
-        queries = torch.from_numpy(self.positions)
-        readout = self.model.readout(self.model.dtype)
-        progress = self._progress(len(sets) * len(methods), "sets of heads")
-        for number, (part, tokens) in enumerate(self.batches()):
-            clean = self._clean(tokens, sets, check=not number)
-            targets = (
-                torch.cat([tokens[:, 1:], tokens[:, :1]], dim=1)[:, self.positions].flatten().to(self.model.device)
-            )
-            start = clean.states.residual[:, self.positions]
-            rest = clean.states.activations[:, self.positions][..., neurons]
-            n = start.shape[0] * start.shape[1]
-            ahead = max(1, RESIDUAL_BYTES // (n * start.shape[-1] * start.element_size()))
-            wanted = [(group, method) for group in self._groups(sets, len(tokens)) for method in methods]
-            while wanted:
-                keys: list[tuple[HeadSet, Method]] = []
-                residuals = [start.flatten(0, 1)[None]]
-                while wanted and (not keys or len(keys) + len(wanted[0][0]) <= ahead):
-                    group, method = wanted.pop(0)
-                    states = ablated_pass(self.model, clean, group, method, means=means, positions=queries)
-                    keys += [(heads, method) for heads in group]
-                    residuals.append(states.residual.flatten(1, 2))
-                    for heads, activations in zip(group, states.activations[..., neurons], strict=True):
-                        change[heads, method][part, :, len(QUANTITIES) :] = (activations - rest).cpu().numpy()
-                    progress.update(len(group))
-                values = self._read(readout, torch.cat(residuals), targets)
-                values = values.reshape(len(values), *start.shape[:2], len(QUANTITIES))
-                clean_values[part, :, : len(QUANTITIES)] = values[0]
-                for key, value in zip(keys, values[1:], strict=True):
-                    change[key][part, :, : len(QUANTITIES)] = value - values[0]
-            clean_values[part, :, len(QUANTITIES) :] = rest.double().cpu().numpy()
-        progress.close()
-        return Effects(clean_values, change)
-
-    def matrix(
-        self, methods: Sequence[Method], means: Means | None, neurons: Sequence[int]
-    ) -> Float[Array, "sequences method head neuron"]:
-        """Mean change of each neuron's activation over the last copy, by head (all of the model, each alone)."""
-        heads = [HeadSet((head,)) for head in all_heads(self.model)]
-        found = np.zeros((len(self.repetitions), len(methods), len(heads), len(neurons)))
-        if not neurons:
-            return found
-        queries = torch.from_numpy(self.last_copy)
-        progress = self._progress(len(heads) * len(methods), "single heads")
-        for part, tokens in self.batches():
-            clean = self._clean(tokens, heads)
-            before = clean.states.activations[:, self.last_copy][..., neurons]
-            for group in self._groups(heads, len(tokens)):
-                place = [heads.index(chosen) for chosen in group]
-                for m, method in enumerate(methods):
-                    states = ablated_pass(self.model, clean, group, method, means=means, positions=queries)
-                    moved = (states.activations[..., neurons] - before).mean(2).cpu().numpy()
-                    found[part, m, place] = moved.swapaxes(0, 1)
-                    progress.update(len(group))
-        progress.close()
-        return found
-
-    def _clean(
-        self, tokens: Int[Tensor, "batch position"], sets: Sequence[HeadSet], *, check: bool = False
-    ) -> CleanPass:
-        clean = clean_pass(self.model, tokens, {layer for chosen in sets for layer, _ in chosen.heads})
-        if check:
-            check_reproduced(self.model, clean)
-        return clean
-
-    def _groups(self, sets: Sequence[HeadSet], batch: int) -> list[list[HeadSet]]:
-        """Sets that share a pass: of one lowest layer, as many as fill a batch."""
-        size = max(1, self.batch_size // batch)
-        by_layer: dict[int, list[HeadSet]] = {}
-        for chosen in sets:
-            by_layer.setdefault(min(layer for layer, _ in chosen.heads), []).append(chosen)
-        return [same[i : i + size] for _, same in sorted(by_layer.items()) for i in range(0, len(same), size)]
-
-    def _read(
-        self, readout: object, residuals: Float[Tensor, "runs rows d"], targets: Int[Tensor, " rows"]
-    ) -> Float[Array, "runs rows quantity"]:
-        """Quantities of the clean run (first) and of ablated ones, a few positions at a time."""
-        found = np.empty((*residuals.shape[:2], len(QUANTITIES)))
-        for start in range(0, len(targets), self.tokens_per_chunk):
-            rows = slice(start, start + self.tokens_per_chunk)
-            clean, reference = read(readout, residuals[0, rows], targets[rows])
-            found[0, rows] = clean.values.movedim(0, -1).cpu().numpy()
-            for run in range(1, len(residuals)):
-                values, _ = read(readout, residuals[run, rows], targets[rows], reference)
-                found[run, rows] = values.values.movedim(0, -1).cpu().numpy()
-        return found
-
-    def _progress(self, sets: int, label: str) -> tqdm:
-        total = sets * -(-len(self.repetitions) // self.batch_size)
-        return tqdm(total=total, desc=label, unit="set", file=sys.stderr, disable=None)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from neuronlab.attention import Means, Method, States, ablated_pass, clean_pass, forward_at
 from neuronlab.head_readouts import QUANTITIES, read
 from neuronlab.head_sets import HeadSet
 from neuronlab.model_checks import TOLERANCE
 from neuronlab.models import Model
+from neuronlab.readout import Readout
 
 Array = np.ndarray
 VERIFIED = ("entropy", "loss", "norm_scale", "kl")
-MAX_SEQUENCES = 4  # sequences that pairs are drawn from
+MAX_SEQUENCES = 2  # sequences that pairs are drawn from
 
 
 class HeadVerificationError(ValueError):
@@ -50,6 +51,7 @@ def verify_sets(
     chosen = torch.from_numpy(tokens[drawn]).long()
     query = torch.from_numpy(usable)
     clean = clean_pass(model, chosen, {layer for heads in sets for layer, _ in heads.heads})
+    readout = model.readout(model.dtype)
     rounding = 0.0 if model.dtype == torch.float64 else TOLERANCE[model.spec.dtype]
     frames = []
     for heads in sets:
@@ -58,15 +60,12 @@ def verify_sets(
         )
         row, column = np.divmod(places, len(usable))
         rows, at = chosen[row], query[column]
-        plain = forward_at(model, rows, HeadSet(()), "bos", at)
-        before = States(
-            clean.states.residual[row][range(len(row)), at], clean.states.activations[row][range(len(row)), at]
-        )
+        before = clean.states.residual[torch.from_numpy(row), at]
         for method in methods:
             once = ablated_pass(model, clean, [heads], method, means=means, positions=query)
             found = States(once.residual[0][row, column], once.activations[0][row, column])
             brute = forward_at(model, rows, heads, method, at, means=means)
-            left, right = _values(model, found, before, rows, at), _values(model, brute, plain, rows, at)
+            left, right = (_values(readout, states.residual, before, rows, at) for states in (found, brute))
             worst = (found.activations - brute.activations).abs().argmax(-1, keepdim=True)
             left["activation"] = found.activations.gather(-1, worst)[:, 0]
             right["activation"] = brute.activations.gather(-1, worst)[:, 0]
@@ -96,13 +95,16 @@ def verify_sets(
 
 
 def _values(
-    model: Model, states: States, clean: States, rows: torch.Tensor, at: torch.Tensor
+    readout: Readout,
+    residual: Float[torch.Tensor, "pair d"],
+    clean: Float[torch.Tensor, "pair d"],
+    rows: Int[torch.Tensor, "pair position"],
+    at: Int[torch.Tensor, " pair"],
 ) -> dict[str, torch.Tensor]:
     """The verified quantities by name."""
-    readout = model.readout(model.dtype)
-    targets = rows[torch.arange(len(rows)), at + 1].to(model.device)
-    _, reference = read(readout, clean.residual, targets)
-    values, _ = read(readout, states.residual, targets, reference)
+    targets = rows[torch.arange(len(rows)), at + 1].to(residual.device)
+    _, reference = read(readout, clean, targets)
+    values, _ = read(readout, residual, targets, reference)
     return {name: values.values[QUANTITIES.index(name)] for name in VERIFIED}
 
 
