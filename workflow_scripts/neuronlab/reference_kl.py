@@ -12,8 +12,9 @@ in which q's own entropy has no part and nothing cancels. References:
 * `bias`: the softmax of the folded read-out's bias b, the prediction that is left where the normed residual vanishes.
   b is b_U and, for LayerNorm, beta W_U with the final norm's bias beta. Only where b is not constant.
 
-A reference lives on the ids that the tokenizer knows: ids that pad the vocabulary have q = 0, and the others sum to 1.
-The model's own p keeps them, as everywhere (METHODS 0.6).
+Ids that pad a vocabulary stay in the softmax, as everywhere (METHODS 0.6). Where one model is padded further than the
+other, the reference lives on the ids that both have: its softmax is taken over those, and is zero on the model's other
+ones. So a model's divergence from itself is zero, whatever its padding.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuronlab.ablation import clean_of, readout_dtype
@@ -111,19 +112,10 @@ def check_vocabularies(model: ModelSpec, references: Mapping[str, ModelSpec]) ->
             )
 
 
-def real_distribution(
-    logits: Float[Tensor, "rows vocab"], real: Bool[Tensor, " vocab"], vocab: int
-) -> Float[Tensor, "rows vocab_out"]:
-    """Softmax over the real ids, zero on the others; cut or filled up to `vocab` ids, float64.
-
-    Args:
-        real: ids that the tokenizer knows; all of them are below `vocab`.
-    """
-    p = logits.double().masked_fill(~real, -torch.inf).softmax(-1)
-    q = torch.zeros(len(p), vocab, dtype=p.dtype, device=p.device)
-    shared = min(vocab, p.shape[1])
-    q[:, :shared] = p[:, :shared]
-    return q
+def shared_distribution(logits: Float[Tensor, "rows vocab"], vocab: int) -> Float[Tensor, "rows vocab_out"]:
+    """Softmax over the first `vocab` ids, or over all where there are fewer, filled with zeros to `vocab`; float64."""
+    p = logits[:, :vocab].double().softmax(-1)
+    return torch.nn.functional.pad(p, (0, vocab - p.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -139,7 +131,7 @@ class BiasReference:
         b = readout.cap(readout.b.double())
         if float(b.max() - b.min()) <= FLAT:
             return None
-        return cls(real_distribution(b[None], readout.real, readout.vocab))
+        return cls(b[None].softmax(-1))
 
     def prepare(self, batch: Batch, setup: Setup) -> None:
         """Nothing depends on the batch."""
@@ -176,7 +168,7 @@ class ModelReference:
         assert self.residual is not None
         readout, x = self.readout, self.residual[part].double()
         logits = readout.cap(precise_product(readout.normalise(x), readout.W) + readout.b.double())
-        return real_distribution(logits, readout.real, self.vocab)
+        return shared_distribution(logits, self.vocab)
 
 
 class ReferenceSums:
