@@ -66,6 +66,32 @@ def _quantiles(
     return low, high
 
 
+def percentile_interval(
+    estimate: Float64[Array, " columns"],
+    resampled: Float64[Array, "resamples columns"],
+    level: float = 0.95,
+    *,
+    clusters: int,
+) -> Interval:
+    """Percentile interval of any statistic that was computed anew for every resample.
+
+    Args:
+        resampled: the statistic per resample; NaN where it is undefined.
+        clusters: how many were resampled: with one only there is nothing to resample, and the interval is missing.
+
+    Raises:
+        StatisticsError: for a level outside (0, 1), or shapes that do not fit.
+    """
+    estimate = np.asarray(estimate, dtype=np.float64)
+    if not 0 < level < 1:
+        raise StatisticsError(f"the level of an interval lies between 0 and 1, not at {level}")
+    if resampled.shape[1:] != estimate.shape:
+        raise StatisticsError(f"resamples {list(resampled.shape)} of an estimate {list(estimate.shape)} do not fit")
+    low, high = _quantiles(np.ascontiguousarray(resampled.T), level)
+    missing = np.isnan(estimate) | (clusters < 2)
+    return Interval(estimate, np.where(missing, np.nan, low), np.where(missing, np.nan, high))
+
+
 def clustered_function_interval(
     function: Callable[..., Float64[Array, "..."]],
     sums: tuple[Float64[Array, "clusters ..."], ...],

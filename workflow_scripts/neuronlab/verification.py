@@ -155,7 +155,7 @@ def _tier(
     if len(batch) > tokens_per_chunk:
         # A chunk as the run has it: as many tokens at most, from all the sequences.
         kept = np.sort(generator.choice(len(batch), tokens_per_chunk, replace=False))
-        batch = _subset(batch, kept)
+        batch = subset(batch, kept)
     whole, norms = slice(0, len(batch)), last.w.double().norm(dim=-1).cpu().numpy()
     frames = []
     for i, replacement in enumerate(setup.replacements):
@@ -197,7 +197,8 @@ def _tier(
     return frames
 
 
-def _subset(batch: Batch, kept: Int[Array, " tokens"]) -> Batch:
+def subset(batch: Batch, kept: Int[Array, " tokens"]) -> Batch:
+    """Some of a batch's tokens."""
     where = torch.from_numpy(kept).to(batch.tokens.residual.device)
     state = batch.tokens
     tokens = Tokens(

@@ -255,8 +255,12 @@ def _own(
     def work(t: int) -> None:
         _tile(z[t], U[t], g, p[t], lp[t], A[t], B[t], C[t], way[t], 0, U.shape[1], shift[t], s[t], h[t])
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(len(U))))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(len(U))))
+    else:
+        for t in range(len(U)):
+            work(t)
     return tuple(x[:, :, 0].transpose(1, 0, 2) for x in (s, h, shift))
 
 

@@ -153,8 +153,12 @@ def _own(
         n = U.shape[1]
         _tile(z[t], U[t], g, lp[t], A[t], B[t], C[t], targets[t], bound[t], 0, n, rank[t], prediction[t])
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(len(U))))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(len(U))))
+    else:
+        for t in range(len(U)):
+            work(t)
     return tuple(np.ascontiguousarray(x[:, :, 0].transpose(1, 0, 2)) for x in (rank, prediction))
 
 

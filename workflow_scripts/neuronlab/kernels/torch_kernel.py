@@ -89,6 +89,15 @@ def logit_change(
     return _change(clean, lines, coefficients, 0, slice(None), slice(None), vectors).D
 
 
+def log_sum_exp_change(
+    lp: Float[Tensor, "tokens vocab"], p: Float[Tensor, "tokens vocab"], D: Float[Tensor, "tokens neurons vocab"]
+) -> Float[Tensor, "tokens neurons"]:
+    """log sum p exp(D), float64: in delta form, or with a shift where D is large."""
+    if D.numel() and float(D.abs().amax()) > LARGE:
+        return (lp[:, None].double() + D.double()).logsumexp(-1)
+    return torch.log1p(torch.expm1(D).mul_(p[:, None]).sum(-1, dtype=torch.float64))
+
+
 @dataclass(frozen=True)
 class _Change:
     """D of a chunk, about centred under p, and its product with q (float64; None without a reference)."""

@@ -1,0 +1,285 @@
+"""How well probabilities hold what they promise, with and without a set of neurons (METHODS A2, 0.6).
+
+Conditions: the clean model, a joint ablation, and both with a temperature fitted to the negative log-likelihood. The
+documents fall into two halves by the seed; a half's temperature is fitted on the other one (cross-fitting), so that
+every token is used and none for its own temperature. The likelihood is convex in beta = 1/T: Newton's method, kept
+within a bracket, some passes over the tokens. Intervals resample documents with temperatures and bins as they are.
+
+The expected calibration error takes the top prediction's probability in bins of equal mass: tokens in order of it, ties
+in order of the text, cut into equal parts. Sum over bins of |sum of (confidence - right)| / n. It is never negative,
+so that noise alone makes it positive: compare it with the controls', not with 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from neuronlab.kernels.interface import Clean
+from neuronlab.neuron_sets import NeuronSet
+from neuronlab.schemas import SCHEMAS
+from neuronlab.statistics import (
+    bootstrap_weights,
+    clustered_function_interval,
+    clustered_interval,
+    percentile_interval,
+)
+
+Array = np.ndarray
+CLEAN = NeuronSet("none", "single", None, ())  # the model as it is, beside the sets
+MEASURES = ("nll", "brier", "confidence", "right")
+PASSES = 30
+STOP = 1e-5  # relative step of beta at which the last one is taken for good
+LIMIT = 100.0  # temperatures from 1/100 to 100
+
+# One pass over the tokens: where each chunk's tokens stand, its clean state, and how each set changes its logits.
+Pass = Callable[[], Iterator[tuple[slice, Clean, Float[Tensor, "tokens sets vocab"]]]]
+
+
+def log_probs_at(
+    lp: Float[Tensor, "tokens sets vocab"], beta: Float[Tensor, "tokens sets"] | None
+) -> Float[Tensor, "tokens sets vocab"]:
+    """Log-probabilities at temperature 1/beta."""
+    return lp.log_softmax(-1) if beta is None else (lp * beta[..., None].to(lp.dtype)).log_softmax(-1)
+
+
+def scores(
+    lp: Float[Tensor, "tokens sets vocab"], targets: Int[Tensor, " tokens"]
+) -> dict[str, Float64[Array, "tokens sets"]]:
+    """Negative log-likelihood, Brier score, confidence of the top prediction, and whether it is right (0 or 1).
+
+    Args:
+        lp: log-probabilities, normalised.
+    """
+    places = targets[:, None, None].expand(-1, lp.shape[1], 1)
+    nll = -lp.gather(-1, places).squeeze(-1).double()
+    p = lp.exp()
+    confidence, top = p.max(-1)
+    brier = torch.linalg.vecdot(p, p).double() - 2 * torch.exp(-nll) + 1
+    found = {"nll": nll, "brier": brier, "confidence": confidence.double(), "right": (top == targets[:, None]).double()}
+    return {name: value.cpu().numpy() for name, value in found.items()}
+
+
+def slopes(
+    lp: Float[Tensor, "tokens sets vocab"],
+    targets: Int[Tensor, " tokens"],
+    beta: Float[Tensor, "tokens sets"] | None,
+) -> tuple[Float64[Array, "tokens sets"], Float64[Array, "tokens sets"]]:
+    """First and second derivative of the negative log-likelihood in beta: E l - l_target and Var l.
+
+    Args:
+        lp: logits up to a constant per token.
+    """
+    p = log_probs_at(lp, beta).exp()
+    mean = torch.linalg.vecdot(p, lp)
+    square = torch.linalg.vecdot(p.mul_(lp), lp)
+    at_target = lp.gather(-1, targets[:, None, None].expand(-1, lp.shape[1], 1)).squeeze(-1)
+    mean, square = mean.double(), square.double()
+    return (mean - at_target.double()).cpu().numpy(), (square - mean.square()).clamp_min(0).cpu().numpy()
+
+
+@dataclass
+class Newton:
+    """Roots of increasing functions of beta > 0, one per cell, from their values and slopes, pass by pass."""
+
+    beta: Float64[Array, "halves sets"]
+    low: Float64[Array, "halves sets"]
+    high: Float64[Array, "halves sets"]
+    done: bool = False
+
+    @classmethod
+    def start(cls, shape: tuple[int, int]) -> Newton:
+        return cls(np.ones(shape), np.full(shape, 1 / LIMIT), np.full(shape, LIMIT))
+
+    def step(self, value: Float64[Array, "halves sets"], slope: Float64[Array, "halves sets"]) -> None:
+        """Take the function's value and slope at `beta`; move `beta`, by bisection where Newton leaves the bracket."""
+        self.low = np.where(value <= 0, self.beta, self.low)
+        self.high = np.where(value >= 0, self.beta, self.high)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = self.beta - value / slope
+        inside = (moved > self.low) & (moved < self.high)
+        moved = np.where(value == 0, self.beta, np.where(inside, moved, np.sqrt(self.low * self.high)))
+        # Newton's error is the square of its step.
+        self.done = bool((np.abs(moved / self.beta - 1) <= STOP).all())
+        self.beta = moved
+
+
+class Scores:
+    """Scores of every (token, set), float64, in order of the tokens."""
+
+    def __init__(self, tokens: int, sets: int) -> None:
+        self.values = {name: np.zeros((tokens, sets)) for name in MEASURES}
+
+    def put(self, tokens: slice, values: dict[str, Float64[Array, "tokens sets"]]) -> None:
+        for name, array in values.items():
+            self.values[name][tokens] = array
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Scores without and with the fitted temperature, and the temperature applied to each half."""
+
+    plain: Scores
+    refit: Scores | None
+    temperature: Float64[Array, "halves sets"] | None
+
+
+def halves(documents: int, seed: int) -> Int[Array, " documents"]:
+    """Half, 0 or 1, of each document, drawn by the seed; sizes differ by one at most."""
+    order = np.random.default_rng([seed, 0x6361]).permutation(documents)
+    half = np.zeros(documents, dtype=np.int64)
+    half[order[: documents // 2]] = 1
+    return half
+
+
+def calibrate(passes: Pass, half: Int[Array, " tokens"], sets: int) -> Calibrated:
+    """Scores of every token, with temperatures fitted on one half and applied to the other.
+
+    Args:
+        passes: gives a pass over the tokens, always the same.
+        half: half of each token; without a token in both nothing is fitted.
+        sets: how many sets `passes` gives the changes of.
+    """
+    plain, newton = Scores(len(half), sets), Newton.start((2, sets))
+    fit = len(np.unique(half)) == 2
+    counts = np.bincount(half, minlength=2)[:, None]
+
+    def sweep(first: bool) -> None:
+        value, slope = np.zeros((2, sets)), np.zeros((2, sets))
+        for part, clean, D in passes():
+            lp = D.add_(clean.lp[:, None])
+            beta = None if first else torch.from_numpy(newton.beta[half[part]]).to(lp.device)
+            if first:
+                plain.put(part, scores(log_probs_at(lp, None), clean.targets))
+            if fit:
+                g, v = slopes(lp, clean.targets, beta)
+                for h in (0, 1):
+                    value[h] += g[half[part] == h].sum(0)
+                    slope[h] += v[half[part] == h].sum(0)
+        if fit:
+            newton.step(value / counts, slope / counts)
+
+    sweep(True)
+    if not fit:
+        return Calibrated(plain, None, None)
+    for _ in range(PASSES):
+        if newton.done:
+            break
+        sweep(False)
+    applied = newton.beta[::-1]  # each half gets the other's
+    refit = Scores(len(half), sets)
+    for part, clean, D in passes():
+        beta = torch.from_numpy(np.ascontiguousarray(applied[half[part]])).to(D.device)
+        refit.put(part, scores(log_probs_at(D.add_(clean.lp[:, None]), beta), clean.targets))
+    return Calibrated(plain, refit, 1 / applied)
+
+
+def equal_mass_bins(confidence: Float64[Array, " tokens"], bins: int) -> Int[Array, " tokens"]:
+    """Bin of each token: rank of its confidence, ties in order of the tokens, cut into `bins` equal parts."""
+    rank = np.empty(len(confidence), dtype=np.int64)
+    rank[np.argsort(confidence, kind="stable")] = np.arange(len(confidence))
+    return rank * bins // max(len(confidence), 1)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Which document each token stems from, and the resamples."""
+
+    row: Int[Array, " tokens"]
+    counts: Int[Array, " documents"]
+    weights: Float64[Array, "resamples documents"]
+    level: float
+
+    @classmethod
+    def of(cls, documents: Int[Array, " tokens"], resamples: int, level: float, seed: int) -> Documents:
+        """From the document of each token."""
+        _, row, counts = np.unique(documents, return_inverse=True, return_counts=True)
+        return cls(row, counts, bootstrap_weights(len(counts), resamples, seed), level)
+
+    def sums(
+        self, values: Float64[Array, " tokens"], column: Int[Array, " tokens"], columns: int
+    ) -> Float64[Array, "documents columns"]:
+        """Sums per document and column."""
+        cell = self.row * columns + column
+        return np.bincount(cell, weights=values, minlength=len(self.counts) * columns).reshape(-1, columns)
+
+
+def calibration_error(
+    confidence: Float64[Array, " tokens"], right: Float64[Array, " tokens"], bins: int, documents: Documents
+) -> tuple[dict[str, float], pl.DataFrame]:
+    """ECE with its interval, and the rows of its reliability diagram (without the columns that name the set)."""
+    place = equal_mass_bins(confidence, bins)
+    gaps = documents.sums(confidence - right, place, bins)
+    estimate = np.abs(gaps.sum(0)).sum() / documents.counts.sum()
+    drawn = documents.weights @ documents.counts
+    resampled = np.abs(documents.weights @ gaps).sum(1) / np.where(drawn > 0, drawn, np.nan)
+    ece = percentile_interval(np.array([estimate]), resampled[:, None], documents.level, clusters=len(documents.counts))
+    sizes = documents.sums(np.ones_like(right), place, bins)
+    filled = sizes.sum(0) > 0
+    accuracy = clustered_function_interval(
+        lambda a, n: a / np.where(n > 0, n, np.nan),
+        (documents.sums(right, place, bins)[:, filled], sizes[:, filled]),
+        documents.counts,
+        documents.weights,
+        documents.level,
+    )
+    rows = pl.DataFrame(
+        {
+            "bin": np.flatnonzero(filled),
+            "n_tokens": sizes.sum(0)[filled].astype(np.int64),
+            "confidence": documents.sums(confidence, place, bins).sum(0)[filled] / sizes.sum(0)[filled],
+            "accuracy": accuracy.estimate,
+            "accuracy_low": accuracy.low,
+            "accuracy_high": accuracy.high,
+        }
+    )
+    return {"ece": ece.estimate[0], "ece_low": ece.low[0], "ece_high": ece.high[0]}, rows
+
+
+def calibration_frames(
+    calibrated: Calibrated, sets: Sequence[NeuronSet], bins: int, documents: Documents
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The tables "calibration" and "reliability".
+
+    Args:
+        sets: what the scores' columns are; `CLEAN` is the model as it is.
+    """
+    records, diagrams = [], []
+    conditions = [("", calibrated.plain)] + ([("_refit", calibrated.refit)] if calibrated.refit else [])
+    for s, one in enumerate(sets):
+        for suffix, found in conditions:
+            condition = ("clean" if one == CLEAN else "ablated") + suffix
+            values = {name: array[:, s] for name, array in found.values.items()}
+            record: dict[str, object] = one.columns() | {"condition": condition}
+            record["refit_temperature"] = 1.0
+            if suffix and calibrated.temperature is not None:
+                record["refit_temperature"] = float(calibrated.temperature[:, s].mean())
+            record |= {"n_tokens": len(values["nll"]), "n_documents": len(documents.counts)}
+            ece, rows = calibration_error(values["confidence"], values["right"], bins, documents)
+            for name in MEASURES:
+                sums = documents.sums(values[name], np.zeros_like(documents.row), 1)
+                interval = clustered_interval(sums, documents.counts, documents.weights, documents.level)
+                column = "accuracy" if name == "right" else name
+                ends = (interval.estimate, interval.low, interval.high)
+                record |= {f"{column}{end}": float(x[0]) for end, x in zip(("", "_low", "_high"), ends, strict=True)}
+            records.append(record | ece)
+            diagrams.append(
+                rows.with_columns(**{k: pl.lit(v) for k, v in (one.columns() | {"condition": condition}).items()})
+            )
+    return _table(pl.DataFrame(records, infer_schema_length=None), "calibration"), _table(
+        pl.concat(diagrams, how="vertical_relaxed"), "reliability"
+    )
+
+
+def _table(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Columns and types of a table; NaN is missing."""
+    schema = {column: entry.dtype for column, entry in SCHEMAS[name].items()}
+    return frame.select(pl.col(column).cast(dtype) for column, dtype in schema.items()).with_columns(
+        pl.col(pl.Float64).fill_nan(None)
+    )

@@ -1,0 +1,216 @@
+"""Joint ablation by the rank-k update against brute force, on a seeded sample of (token, set) pairs; it must hold.
+
+The two tiers of `verification`: 'readout', norm, unembedding and softmax again in float64 with the sets' vector added
+to the residual; 'forward', whole forward passes in float64 with all of a set's activations replaced at the pair's
+position. Pairs are drawn by stratum of |D|, the length of what the set adds to the residual.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from neuronlab.ablation import LastLayer, clean_of
+from neuronlab.final_states import AblationInputs, Batch, Setup, last_layer
+from neuronlab.joint import joint_effects
+from neuronlab.kernels import brute_force
+from neuronlab.kernels.interface import Effects
+from neuronlab.models import load_model
+from neuronlab.neuron_sets import NeuronSet
+from neuronlab.replacements import Replacement
+from neuronlab.schemas import OUTCOMES, VARIANTS
+from neuronlab.tables import read_table
+from neuronlab.verification import MAX_PASSES, VerificationError, fits_twice, judge, stratified_pairs, subset
+
+Array = np.ndarray
+FORWARD_SHARE = 4  # one forward pass for so many pairs of the other tier
+PAIRS_AT_ONCE = 32
+
+
+def verify_sets(
+    inputs: AblationInputs,
+    setup: Setup,
+    sets: Sequence[NeuronSet],
+    *,
+    pairs: int,
+    absolute: float,
+    relative: float,
+    memory_mb: float,
+) -> pl.DataFrame:
+    """The table "set_verification".
+
+    Args:
+        pairs: (token, set) pairs of the tier 'readout', shared among the replacements; a quarter as many of 'forward'.
+        memory_mb: the forward tier is left out, loudly, if a float64 copy of the model does not fit.
+
+    Raises:
+        VerificationError: above the tolerance absolute + relative * |effect|.
+    """
+    generator = np.random.default_rng([inputs.seed, 0x7365])
+    counted = np.flatnonzero(setup.text.counted.any(1))
+    drawn = np.sort(generator.choice(counted, min(inputs.batch_size, len(counted)), replace=False))
+    frames = _tier(setup, setup.last, "readout", drawn, sets, pairs, inputs.tokens_per_chunk, generator)
+    if fits_twice(setup.model, memory_mb):
+        device = "cpu" if setup.model.device.type == "mps" else inputs.model.device  # mps has no float64
+        precise = load_model(replace(inputs.model, dtype="float64", device=device))
+        exact = last_layer(
+            precise,
+            read_table(inputs.counts, "token_counts"),
+            include_padded=inputs.include_padded,
+            kernel=setup.last.kernel,
+        )
+        doubled = replace(setup, model=precise, last=exact)
+        share = max(1, pairs // FORWARD_SHARE)
+        chunk = inputs.tokens_per_chunk
+        frames += _tier(doubled, exact, "forward", drawn[:MAX_PASSES], sets, share, chunk, generator)
+    else:
+        print(
+            f"WARNING: sets not verified by forward passes in float64: {setup.model.where} does not fit twice into "
+            f"{memory_mb} MB; raise compute.memory_mb",
+            file=sys.stderr,
+        )
+    frame = judge(pl.concat(frames), absolute, relative)
+    report(frame, setup.last.kernel)
+    return frame
+
+
+def _tier(
+    setup: Setup,
+    last: LastLayer,
+    tier: str,
+    sequences: Int[Array, " sequences"],
+    sets: Sequence[NeuronSet],
+    pairs: int,
+    tokens_per_chunk: int,
+    generator: np.random.Generator,
+) -> list[pl.DataFrame]:
+    """Both sides of every comparison of one tier."""
+    batch = setup.batch(list(sequences))
+    if len(batch) > tokens_per_chunk:
+        batch = subset(batch, np.sort(generator.choice(len(batch), tokens_per_chunk, replace=False)))
+    whole, frames = slice(0, len(batch)), []
+    clean = clean_of(last, batch.tokens)
+    for i, replacement in enumerate(setup.replacements):
+        deltas = [setup.delta(batch, whole, list(one.neurons), replacement) for one in sets]
+        moved = [d @ last.w[list(s.neurons)].double() for d, s in zip(deltas, sets, strict=True)]
+        size = torch.stack([step.norm(dim=-1) for step in moved], 1)
+        share = pairs // len(setup.replacements) + (i < pairs % len(setup.replacements))
+        token, place, _ = stratified_pairs(size.cpu().numpy(), share, generator)
+        if not len(token):
+            continue
+        members = [one.neurons for one in sets]
+        closed = joint_effects(last, batch.tokens, clean, members, deltas)
+        if tier == "readout":
+            variants = tuple(VARIANTS)
+            brute = _by_readout(last, batch, token, place, sets, deltas)
+        else:
+            variants = ("total",)
+            brute = _by_forward(setup, batch, token, place, sets, replacement)
+        frames += [
+            pl.DataFrame(
+                {
+                    "tier": [tier] * len(token),
+                    "set": [sets[s].name for s in place],
+                    "replacement": [replacement.name] * len(token),
+                    "sequence": batch.sequence[token],
+                    "position": batch.position[token],
+                    "variant": [variant] * len(token),
+                    "outcome": [outcome] * len(token),
+                    "closed_form": getattr(closed, outcome)[list(VARIANTS).index(variant), token, place],
+                    "brute_force": getattr(brute, outcome)[k, :, 0],
+                }
+            )
+            for k, variant in enumerate(variants)
+            for outcome in OUTCOMES
+        ]
+    return frames
+
+
+def _by_readout(
+    last: LastLayer,
+    batch: Batch,
+    token: Int[Array, " pairs"],
+    place: Int[Array, " pairs"],
+    sets: Sequence[NeuronSet],
+    deltas: Sequence[Float64[Tensor, "tokens k"]],
+) -> Effects:
+    """The float64 oracle from the cached residuals, which is given nothing but the sum of the set's vectors."""
+    readout, state = last.readout.to(dtype=torch.float64), batch.tokens
+    step = torch.stack(
+        [deltas[s][t] @ last.raw[list(sets[s].neurons)].double() for t, s in zip(token, place, strict=True)]
+    )
+    found = []
+    for start in range(0, len(token), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        t = token[part]
+        found.append(
+            brute_force.pair_effects(
+                readout,
+                state.residual[t],
+                step[part],
+                torch.ones(len(t), dtype=torch.float64, device=step.device),
+                state.targets[t],
+                reference=last.reference,
+                mlp=None if state.mlp is None else state.mlp[t],
+            )
+        )
+    return brute_force.joined(found)
+
+
+def _by_forward(
+    setup: Setup,
+    batch: Batch,
+    token: Int[Array, " pairs"],
+    place: Int[Array, " pairs"],
+    sets: Sequence[NeuronSet],
+    replacement: Replacement,
+) -> Effects:
+    """Full forward passes, one for each pair, with all activations of the set replaced at the pair's position."""
+    found, layer = [], setup.last.layer
+    for t, s in zip(token.tolist(), place.tolist(), strict=True):
+        neurons = list(sets[s].neurons)
+        sequence, position = int(batch.sequence[t]), int(batch.position[t])
+        ids = torch.from_numpy(setup.text.tokens[sequence][None, : position + 2]).long()
+        values = setup.model.activations(ids, [layer])[layer][..., neurons].double().clone()
+        values[0, position] = setup.value(batch, slice(t, t + 1), neurons, replacement)[0].to(values.device)
+        effects = brute_force.forward_effects(setup.model, layer, neurons, ids, values, reference=setup.last.reference)
+        # The last position of the shortened sequence that has a next token is the pair's.
+        found.append(Effects(*(getattr(effects, name)[:, -1:] for name in Effects.__dataclass_fields__)))
+    return brute_force.joined(found)
+
+
+def report(frame: pl.DataFrame, kernel: str) -> None:
+    """Print how close the two sides are.
+
+    Raises:
+        VerificationError: if a row did not pass.
+    """
+    share = frame.with_columns(share=pl.col("error") / pl.col("tolerance"))
+    summary = share.group_by("tier", "variant", "outcome", maintain_order=True).agg(
+        pairs=pl.len(), worst=pl.col("share").max(), effect=pl.col("brute_force").abs().max()
+    )
+    for row in summary.iter_rows(named=True):
+        print(
+            f"sets: {row['tier']:8} {row['variant']:8} {row['outcome']:8} {row['pairs']:5} pairs, largest effect "
+            f"{row['effect']:.3g} nats, worst error {row['worst']:.2g} of the tolerance",
+            file=sys.stderr,
+        )
+    failed = share.filter(~pl.col("passed"))
+    if not len(failed):
+        return
+    worst = failed.sort("share", descending=True).row(0, named=True)
+    raise VerificationError(
+        f"joint ablation by kernel '{kernel}' differs from brute force above the tolerance in {len(failed)} of "
+        f"{len(frame)} comparisons; worst: {worst['tier']}, {worst['variant']} effect on {worst['outcome']} of set "
+        f"{worst['set']} (replacement {worst['replacement']}) at sequence {worst['sequence']}, position "
+        f"{worst['position']}: {worst['closed_form']:.9g} against {worst['brute_force']:.9g}, tolerance "
+        f"{worst['tolerance']:.3g}. Set compute.kernel to brute_force, or ablation.verification.absolute and relative "
+        "if the model's own precision explains the difference"
+    )
