@@ -17,7 +17,7 @@ from neuronlab.tables import read_table
 
 TITLE = "What replacing a neuron's activation changes in one passage"
 WINDOW = 13
-WIDTHS = {1: 620, 2: 390}
+WIDTHS = {1: 620, 2: 355}
 
 
 def extreme_token(traces: pl.DataFrame, neuron: int, outcome: str = "loss_total") -> tuple[int, int]:
@@ -105,7 +105,7 @@ def _line_row(
     x, layers = _x(frame, labels=labels), [_mark_peak(peak, _x(frame, labels=labels))]
     for column, (colour, dash) in lines.items():
         scale = alt.Scale(domain=list(domain), nice=False, zero=False)
-        y = alt.Y(f"{column}:Q", scale=scale, axis=alt.Axis(title=title, tickCount=4, minExtent=44))
+        y = alt.Y(f"{column}:Q", scale=scale, axis=alt.Axis(title=title, tickCount=4, minExtent=38))
         base = alt.Chart(frame).encode(x=x, y=y)
         style = {"strokeWidth": 2.0, "color": colour, "invalid": "break-paths-show-domains"}
         layers.append(base.mark_line(**style, strokeDash=dash) if dash else base.mark_line(**style))
@@ -119,7 +119,7 @@ def _bar_row(frame: pl.DataFrame, peak: int, colour: str, *, width: int, height:
     """The change of the loss as bars from zero."""
     x = _x(frame, labels=False)
     scale = alt.Scale(domain=theme.linear_domain(frame["change"], include=[0.0], pad=0.1), nice=False, zero=False)
-    axis = alt.Axis(title=["change of", "loss (nats)"], tickCount=4, minExtent=44)
+    axis = alt.Axis(title=["change of", "loss (nats)"], tickCount=4, minExtent=38)
     bars = (
         alt.Chart(frame)
         .mark_bar(color=colour, width={"band": 0.6})

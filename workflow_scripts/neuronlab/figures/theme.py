@@ -150,6 +150,14 @@ def _decimal(value: float) -> str:
     return f"{value / 10.0**power:.3g}e{power}".replace("-", MINUS)
 
 
+def round_up(value: float) -> float:
+    """The next of 1, 2 or 5 times a power of ten: where a colour scale ends; 1 for zero."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(f"{next((factor * power for factor in (1, 2, 5) if factor * power >= value * 0.999), 10 * power):.3g}")
+
+
 def note_chart(message: str, width: int = 480, height: int = 120) -> alt.Chart:
     """What stands in place of a figure that has nothing to show: the reason."""
     return (

@@ -88,20 +88,13 @@ def _colour(view: View, bound: float) -> alt.Color:
     else:
         scale = alt.Scale(domain=[-bound, 0, bound], range=_diverging(), clamp=True, interpolate="lab")
         values = [-bound, -bound / 2, 0, bound / 2, bound]
-    legend = alt.Legend(title=view.colour_title, gradientLength=130, values=values, format="~g")
+    title = view.colour_title if view.colour == "rr" else [*view.colour_title, f"(ends at ±{bound:g})"]
+    legend = alt.Legend(title=title, gradientLength=130, values=values, format="~g")
     return alt.Color("colour:Q", scale=scale, legend=legend)
 
 
 def _diverging() -> list[str]:
     return [theme.DIVERGING[0], "#c4c9ce", theme.DIVERGING[-1]]
-
-
-def _rounded(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(f"{next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value * 0.999):.3g}")
 
 
 def _panel(
@@ -151,7 +144,7 @@ def _row(
         return None, notes
     drawn = {neuron: sample(frame, seed=seed) for neuron, frame in found.items()}
     sizes = pl.concat([frame["colour"] for frame in drawn.values()]).abs()
-    colour = _colour(view, _rounded(float(sizes.quantile(0.98, "linear"))))
+    colour = _colour(view, theme.round_up(float(sizes.quantile(0.98, "linear"))))
     panels = []
     for i, (neuron, shown) in enumerate(drawn.items()):
         total = traces.filter(pl.col("neuron") == neuron).height
