@@ -15,6 +15,8 @@ induction, at the same offsets in both copies:
   them the first time is what induction predicts.
 
 `mean_first` and `mean_second` are the means over these places and over sequences; every sequence weighs the same.
+The last copy also stands later in its sequence than the first: a neuron that follows the position, or how much of a
+document has been seen, moves without any repetition.
 """
 
 from __future__ import annotations
