@@ -149,11 +149,12 @@ def _matched(
         middle, phase = (variance_a + variance_c) / 2, np.arctan2(both, (variance_a - variance_c) / 2)
         reach = np.hypot((variance_a - variance_c) / 2, both)
         ratio = np.divide(target - middle, reach, out=np.zeros_like(reach), where=reach > 0)
-        met = (np.abs(ratio) <= 1) | (attempt == ROUNDS)
+        there = np.abs(variance_a - target) <= slack
+        met = (np.abs(ratio) <= 1) | there | (attempt == ROUNDS)
         turn = np.arccos(np.clip(ratio, -1, 1))
         angles = np.stack([phase + turn, phase - turn]) / 2
         angles = (angles + np.pi / 2) % np.pi - np.pi / 2
-        angle = angles[np.abs(angles).argmin(0), np.arange(len(left))][:, None]
+        angle = np.where(there, 0.0, angles[np.abs(angles).argmin(0), np.arange(len(left))])[:, None]
         drawn[left[met]] = (np.cos(angle) * a + np.sin(angle) * c)[met]
         left = left[~met]
     return _unit(drawn) @ axes.T

@@ -17,6 +17,11 @@ from the sample, whose own m for g stands in random_directions.parquet as direct
 te_kl_report and m_freq_report have intervals of a bootstrap over its documents, and p_value_report is p_value_single
 anew: fresh tokens, fresh directions, matched to the variance there.
 
+What the test asks is whether an effect runs along g more than along an arbitrary direction of the same variance. It is
+meant for loss and entropy. A change of KL(P_freq || P_model) runs along g by its definition, whatever a neuron writes:
+with that outcome more than the level's share of neurons may pass. Only the variance is matched, not the mean: a neuron
+that scales all logits (an entropy neuron) also moves the mean's part along g.
+
 Under a softcap the projection is frozen on the logits after the cap, for g and for random directions alike.
 """
 
@@ -125,6 +130,12 @@ def select_token_frequency(
         **{name: spread(chosen, values, len(te_kl)) for name, values in tested.columns().items()},
     )
     frame = mark_selected(frame, spread(chosen, tested.m, len(te_kl)), level, count)
+    if outcome == "kl":
+        print(
+            "NOTE: token_frequency.outcome is kl: changes of the divergence run along the log-unigram direction by "
+            "definition, so that the test is too lenient; loss and entropy are what it is meant for",
+            file=sys.stderr,
+        )
     table, note = selection_table(frame, weights, by_weights, layer, control_sets, inputs.seed)
     for message in (*tested.notes, *note):
         print(message, file=sys.stderr)
