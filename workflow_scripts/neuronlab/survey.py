@@ -120,7 +120,7 @@ def survey_model(
         sums,
         values=directions.values[: directions.free],
         heads=scores.reshape(len(scores), -1),
-        random_cosines=cosines(last, random_directions(loaded.d_model, seed).to(last.device), text.include_padded),
+        random_cosines=cosines(last, random_directions(last, seed), text.include_padded),
         resamples=resamples,
         level=level,
         te_floor=te_floor,
@@ -154,13 +154,14 @@ def cosines(last: LastLayer, w: Float[Tensor, "directions d"], include_padded: b
     assert last.reference is not None
     readout = last.readout
     taking_part = np.ones(readout.vocab, dtype=bool) if include_padded else readout.real.cpu().numpy()
-    centred, W = (x.double().cpu().numpy() for x in (readout.centre(w), readout.W))
-    return frequency_cosine(centred, W, last.reference.direction.cpu().numpy(), taking_part)
+    weights, W = (x.double().cpu().numpy() for x in (w, readout.W))
+    return frequency_cosine(weights, W, last.reference.direction.cpu().numpy(), taking_part)
 
 
-def random_directions(d: int, seed: int) -> Float[Tensor, "directions d"]:
-    """Directions drawn uniformly: what the neurons' cosines are compared with."""
-    return torch.from_numpy(np.random.default_rng([seed, 0x7264]).normal(size=(RANDOM_DIRECTIONS, d)))
+def random_directions(last: LastLayer, seed: int) -> Float[Tensor, "directions d"]:
+    """Directions drawn uniformly among those that output weights can have: what the neurons are compared with."""
+    drawn = np.random.default_rng([seed, 0x7264]).normal(size=(RANDOM_DIRECTIONS, last.readout.d))
+    return last.readout.centre(torch.from_numpy(drawn).to(last.device))
 
 
 def activation_statistics(model: Model, text: Text, batch_size: int) -> ActivationStatistics:

@@ -204,7 +204,7 @@ def chart(
     """
     run = training(summary, reference)
     if run is None:
-        message = "fewer than two models of this comparison name a training step\n(model@step_001000, for example)"
+        message = "no model has two checkpoints here that name a training step\n(model@step_001000, for example)"
         return theme.finish(theme.note_chart(message), TITLE, [f"comparison {comparison}  ·  text {text}"])
     own = neurons.join(run.places.select("model"), on="model", how="semi")
     related = reference is None or reference.partition("@")[0] == run.base
