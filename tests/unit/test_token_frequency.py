@@ -330,11 +330,10 @@ def test_same_seed_same_bytes_another_seed_other_halves(run: Run) -> None:
     for table in OUTPUTS:
         one, two = (run.folder / name / f"{table}.parquet" for name in ("first", "second"))
         assert one.read_bytes() == two.read_bytes()
+    first = read_table(run.folder / "first" / "token_frequency.parquet", "token_frequency")
+    assert first["selected"].sum() <= 1
     other = run.select("third", inputs=replace(run.inputs, seed=6))["token_frequency"]
-    assert not other["te_kl"].equals(read_table(one, "selection")["rank"])
-    assert not other["m_null"].equals(
-        read_table(run.folder / "first/token_frequency.parquet", "token_frequency")["m_null"]
-    )
+    assert not other["m_null"].equals(first["m_null"])
 
 
 def test_nothing_selected_is_an_empty_table_and_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
