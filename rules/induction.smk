@@ -67,6 +67,7 @@ rule find_repeats:
         min_distance=INDUCE["natural"]["min_distance"],
         after=INDUCE["natural"]["after"],
         sequences=INDUCE["natural"]["sequences"],
+        across_documents=INDUCE["natural"]["across_documents"],
         seed=config["seed"],
     script:
         "../workflow_scripts/find_repeats.py"

@@ -3,7 +3,7 @@
 from neuronlab.documents import TextSpec
 from neuronlab.jobs import job
 from neuronlab.model_files import ModelSpec
-from neuronlab.repeats import find_repeats
+from neuronlab.natural_repeats import find_repeats
 
 with job(snakemake) as run:
     find_repeats(
@@ -15,6 +15,7 @@ with job(snakemake) as run:
         min_distance=snakemake.params.min_distance,
         after=snakemake.params.after,
         sequences=snakemake.params.sequences,
+        across_documents=snakemake.params.across_documents,
         seed=snakemake.params.seed,
         provenance=run.provenance,
     )

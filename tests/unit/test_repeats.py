@@ -12,19 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from neuronlab.documents import TextSpec
 from neuronlab.model_files import ModelSpec
-from neuronlab.repeat_places import Repeats
-from neuronlab.repeats import (
+from neuronlab.natural_repeats import (
     Occurrences,
-    RepeatError,
     draw_repeated,
     find_repeats,
-    make_repeats,
     natural_row,
-    ordinary_ids,
-    repeat,
     repeated_stretch,
     undecodable_ids,
 )
+from neuronlab.repeat_places import Repeats
+from neuronlab.repeats import RepeatError, make_repeats, ordinary_ids, repeat
 from neuronlab.tables import read_table, write_table
 from neuronlab.texts import NO_DOCUMENT, Sequences
 from neuronlab.vocabulary import load_vocabulary
@@ -190,7 +187,11 @@ def test_a_sequence_may_fill_the_context(gpt2: ModelSpec, tmp_path: Path) -> Non
 
 
 def stretches_by_pairs(
-    tokens: Sequence[int], allowed: Sequence[bool], prefix: int, min_distance: int
+    tokens: Sequence[int],
+    allowed: Sequence[bool],
+    prefix: int,
+    min_distance: int,
+    owners: Sequence[int] | None = None,
 ) -> Occurrences | None:
     """The earliest repeated stretch by comparing all pairs of places."""
     n = len(tokens)
@@ -201,7 +202,8 @@ def stretches_by_pairs(
         same = [at for at in range(n - prefix + 1) if list(tokens[at : at + prefix]) == window]
         if len(same) == 2 and same[0] == first:
             second = same[1]
-            if second - (first + prefix - 1) - 1 >= min_distance and second + prefix <= n - 1:
+            apart = second - (first + prefix - 1) - 1 >= min_distance and second + prefix <= n - 1
+            if apart and (owners is None or len(set(owners[first : second + prefix + 1])) == 1):
                 return Occurrences(first, second)
     return None
 
@@ -211,17 +213,27 @@ def stretches_by_pairs(
     forbidden=st.sets(st.integers(0, 6), max_size=2),
     prefix=st.integers(1, 4),
     min_distance=st.integers(1, 6),
+    border=st.none() | st.integers(0, 40),
 )
-@example(tokens=[1, 2, 9, 1, 2, 9, 5], forbidden=set(), prefix=2, min_distance=1)
-@example(tokens=[1, 2, 3, 4, 1, 2], forbidden=set(), prefix=2, min_distance=1)  # nothing follows the second
-@example(tokens=[1, 2, 3, 1, 2, 3, 1, 2, 4], forbidden=set(), prefix=2, min_distance=1)  # three times
-@example(tokens=[1, 1, 3, 1, 1, 3], forbidden=set(), prefix=2, min_distance=1)  # not all different
+@example(tokens=[1, 2, 9, 1, 2, 9, 5], forbidden=set(), prefix=2, min_distance=1, border=None)
+@example(
+    tokens=[1, 2, 3, 4, 1, 2], forbidden=set(), prefix=2, min_distance=1, border=None
+)  # nothing follows
+@example(tokens=[1, 2, 3, 1, 2, 3, 1, 2, 4], forbidden=set(), prefix=2, min_distance=1, border=None)  # three times
+@example(tokens=[1, 1, 3, 1, 1, 3], forbidden=set(), prefix=2, min_distance=1, border=None)  # not all different
 def test_the_finder_agrees_with_all_pairs(
-    tokens: list[int], forbidden: set[int], prefix: int, min_distance: int
+    tokens: list[int], forbidden: set[int], prefix: int, min_distance: int, border: int | None
 ) -> None:
     allowed = [token not in forbidden for token in tokens]
-    found = repeated_stretch(tokens, np.array(allowed), prefix=prefix, min_distance=min_distance)
-    assert found == stretches_by_pairs(tokens, allowed, prefix, min_distance)
+    owners = None if border is None else [int(i >= border) for i in range(len(tokens))]
+    found = repeated_stretch(
+        tokens,
+        np.array(allowed),
+        None if owners is None else np.array(owners),
+        prefix=prefix,
+        min_distance=min_distance,
+    )
+    assert found == stretches_by_pairs(tokens, allowed, prefix, min_distance, owners)
 
 
 @given(
@@ -264,7 +276,7 @@ def test_the_draw_is_seeded_and_takes_what_there_is() -> None:
     for row in with_repeat:
         tokens[row, 60:64] = tokens[row, 10:14]
     cut, allowed = Sequences(tokens, tokens), np.ones(100, dtype=bool)
-    draw = {"prefix": 4, "min_distance": 2}
+    draw = {"prefix": 4, "min_distance": 2, "across_documents": True}
     everything = draw_repeated(cut, allowed, sequences=1000, seed=0, **draw)
     assert list(everything) == with_repeat
     some = [list(draw_repeated(cut, allowed, sequences=3, seed=seed, **draw)) for seed in range(200)]
@@ -317,6 +329,12 @@ def test_repetitions_of_a_text(gpt2: ModelSpec, tmp_path: Path) -> None:
     assert [sum(c == 0 for c in row) for row in short["copy"].to_list()] == [5, 5]
     apart = found(gpt2, tmp_path, text_spec(), [*DOCUMENTS[:1] * 2, *DOCUMENTS[2:]], min_distance=5)
     assert apart["document"].to_list() == [0, 1]  # three tokens lie between the occurrences in the third
+
+
+def test_occurrences_in_different_documents_count_on_request_alone(gpt2: ModelSpec, tmp_path: Path) -> None:
+    short = ["abcd", "abce", "ghkl", "mnop", "qrst"]  # several documents to a sequence
+    assert len(found(gpt2, tmp_path, text_spec(), short * 2)) == 0
+    assert len(found(gpt2, tmp_path, text_spec(), short * 2, across_documents=True)) == 2
 
 
 @pytest.mark.parametrize(
