@@ -69,7 +69,7 @@ def quantities(
     for start in range(0, len(targets), chunk):
         rows = slice(start, start + chunk)
         _, reference = read(readout, clean[rows], targets[rows])
-        found.append(read(readout, states.residual[rows], targets[rows], reference)[0].values)
+        found.append(read(readout, states.residual[rows], targets[rows], reference)[0])
     return torch.cat(found, dim=1)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from neuronlab.attention_parts import (
     KeptKeys,
+    Visit,
     attention_window,
     forward_beside,
     head_count,
@@ -211,7 +212,7 @@ def mean_outputs(
     return total / count
 
 
-def patterns(model: Model, tokens: Int[Tensor, "batch position"], visit: Any) -> None:
+def patterns(model: Model, tokens: Int[Tensor, "batch position"], visit: Visit) -> None:
     """`visit(layer, pattern)` for every layer of a clean pass; one layer's [batch, head, query, key] at a time."""
     check_attention(model, tokens.shape[1], window=False)
     visit_patterns(model.bridge, tokens.to(model.device), visit)

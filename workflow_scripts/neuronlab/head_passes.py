@@ -162,10 +162,10 @@ class Work:
         for start in range(0, len(targets), self.tokens_per_chunk):
             rows = slice(start, start + self.tokens_per_chunk)
             clean, reference = read(readout, residuals[0, rows], targets[rows])
-            found[0, rows] = clean.values.movedim(0, -1).cpu().numpy()
+            found[0, rows] = clean.movedim(0, -1).cpu().numpy()
             for run in range(1, len(residuals)):
                 values, _ = read(readout, residuals[run, rows], targets[rows], reference)
-                found[run, rows] = values.values.movedim(0, -1).cpu().numpy()
+                found[run, rows] = values.movedim(0, -1).cpu().numpy()
         return found
 
     def _progress(self, sets: int, label: str) -> tqdm:

@@ -107,19 +107,20 @@ def plan_sets(
 def _draw_baselines(
     heads: HeadSet, pool: Sequence[tuple[int, int]], wanted: int, generator: np.random.Generator
 ) -> list[HeadSet]:
-    """Different sets of as many heads of `pool`, from the same layers as far as these have them."""
+    """Different sets of as many heads of `pool`: of the same layers first, then of any."""
     found: dict[HeadSet, None] = {}
     if len(pool) < len(heads.heads):
         return []
-    for _ in range(TRIES * wanted):
+    for attempt in range(2 * TRIES * wanted):
         if len(found) == wanted:
             break
         left = [pool[i] for i in generator.permutation(len(pool))]
         chosen = []
-        for layer, _ in heads.heads:
-            chosen.append(next((head for head in left if head[0] == layer), None))
-            if chosen[-1] is not None:
-                left.remove(chosen[-1])
-        filled = [left.pop(0) if head is None else head for head in chosen]
-        found.setdefault(HeadSet(tuple(sorted(filled))))
+        for layer, _ in heads.heads if attempt < TRIES * wanted else ():
+            same = next((head for head in left if head[0] == layer), None)
+            if same is not None:
+                left.remove(same)
+                chosen.append(same)
+        chosen += left[: len(heads.heads) - len(chosen)]
+        found.setdefault(HeadSet(tuple(sorted(chosen))))
     return list(found)

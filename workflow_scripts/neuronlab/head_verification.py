@@ -105,7 +105,7 @@ def _values(
     targets = rows[torch.arange(len(rows)), at + 1].to(residual.device)
     _, reference = read(readout, clean, targets)
     values, _ = read(readout, residual, targets, reference)
-    return {name: values.values[QUANTITIES.index(name)] for name in VERIFIED}
+    return {name: values[QUANTITIES.index(name)] for name in VERIFIED}
 
 
 def report(frame: pl.DataFrame) -> None:
