@@ -397,6 +397,14 @@ def test_one_copy_and_one_document(run: Run) -> None:
         assert all(frame[name].null_count() == len(frame) for name in columns)
 
 
+def test_copies_that_share_no_place_are_not_compared(run: Run) -> None:
+    offset = [0, *range(LENGTH), 0, *range(10, 10 + LENGTH)]
+    frame = made_repeats().with_columns(offset=pl.Series([offset] * len(DOCUMENTS)))
+    ablation, tests = run.ablate(run.write(frame, "apart", "repeats"), run.path("scores"), "synthetic")
+    assert len(ablation)
+    assert not len(tests)
+
+
 def test_bad_input_is_refused_by_name(run: Run) -> None:
     made, scores = run.path("made"), run.path("scores")
     with pytest.raises(AblationError, match=r"'natrual'.*synthetic, natural"):

@@ -171,7 +171,7 @@ def frame_of_tests(
     weights: Float64[Array, "resamples documents"],
     level: float,
 ) -> pl.DataFrame:
-    """Rows of "induction_tests": every set, variant, outcome, on the first and the last copy.
+    """Rows of "induction_tests": every set, variant, outcome, on the first and the last copy; none without a shared place.
 
     Args:
         changes: mean changes of sequences over a copy, as in `Sums`, of all targets.
@@ -181,6 +181,8 @@ def frame_of_tests(
     rivals = controls_of(targets, sets)
     blocks = []
     there = repetition.compared().any(axis=(0, 2)).astype(np.float64)  # the same sequences on both copies
+    if not there.any():
+        return _empty("induction_tests")
     counts = repetition.over_documents(there)
     for c, copy in enumerate(repetition.ends):
         for v, variant in enumerate(VARIANTS):
