@@ -238,6 +238,7 @@ rule select_token_frequency:
         largest=config["token_frequency"]["count"],
         error_rate=config["token_frequency"]["level"],
         control_sets=config["controls"]["sets"],
+        te_floor=ABLATE["te_floor"],
         published=published_frequency_neurons,
         resamples=ABLATE["resamples"],
         level=ABLATE["level"],

@@ -29,6 +29,7 @@ with job(snakemake) as run:
         count=snakemake.params.largest,
         control_sets=snakemake.params.control_sets,
         resamples=snakemake.params.resamples,
+        te_floor=snakemake.params.te_floor,
         published=snakemake.params.published,
         level=snakemake.params.error_rate,
         interval_level=snakemake.params.level,
