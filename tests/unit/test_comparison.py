@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -197,11 +196,8 @@ def test_steps_are_written_shortly() -> None:
 
 
 CASES = {
-    "checkpoints": RUN,
-    "step zero": ["p@step0", "p@step1", "p@step143000"],
     "two models": ["gpt2", "demo"],
     "one model": ["demo"],
-    "several trainings": ["a@step1", "a@step10", "b@step5", "b@step50", "c"],
     "twelve models": [f"model-with-a-rather-long-name-{i}" for i in range(12)],
 }
 SELECTIONS = {
@@ -211,60 +207,69 @@ SELECTIONS = {
 }
 
 
-def draw_all(
-    folder: Path, made: dict[str, pl.DataFrame], chosen: pl.DataFrame | None, reference: str
-) -> dict[str, str]:
-    """The three figures, from files, as text of their svg."""
-    selections = []
-    if chosen is not None:
-        selections = [folder / "selection.parquet"]
-        write_table(chosen, selections[0], "selection")
+def draw_all(folder: Path, made: dict[str, pl.DataFrame], chosen: pl.DataFrame, reference: str) -> dict[str, str]:
+    """The three figures by their rule functions, as text of their svg."""
+    write_table(chosen, folder / "selection.parquet", "selection")
     path = {name: folder / f"{name}.parquet" for name in made}
-    targets = {name: [folder / f"{name}.{suffix}" for suffix in ("svg", "png")] for name in ("e", "m", "s")}
+    targets = {name: [folder / f"{name}.svg"] for name in ("e", "m", "s")}
     common = {"comparison": "side-by-side", "text": "evaluation"}
-    neurons, summary = path["comparison_neurons"], path["comparison_summary"]
-    emergence.draw(
-        neurons=neurons, summary=summary, selections=selections, figures=targets["e"], reference=reference, **common
-    )
-    models.draw(neurons=neurons, summary=summary, figures=targets["m"], **common)
+    tables = {"neurons": path["comparison_neurons"], "summary": path["comparison_summary"]}
+    selections = [folder / "selection.parquet"]
+    emergence.draw(**tables, selections=selections, figures=targets["e"], reference=reference, **common)
+    models.draw(**tables, figures=targets["m"], **common)
     spectra.draw(spectra=path["comparison_spectra"], figures=targets["s"], comparison="side-by-side")
-    assert all(files[1].read_bytes().startswith(b"\x89PNG") for files in targets.values())
-    return {name: re.sub(r"\s+", " ", files[0].read_text()) for name, files in targets.items()}
+    return {name: files[0].read_text() for name, files in targets.items()}
+
+
+def test_figures_of_checkpoints(tmp_path: Path) -> None:
+    drawn = draw_all(tmp_path, compare(tmp_path, RUN), SELECTIONS["chosen"], "demo")
+    assert all("side-by-side" in svg for svg in drawn.values())
+    assert all(f">{name}<" in drawn["m"] and f">{name}<" in drawn["s"] for name in RUN)
+    assert all(f">{label}<" in drawn["e"] for label in ("64", "1,024", "final"))
+    assert "entropy neurons (2)" in drawn["e"]
+    assert "nats" in drawn["e"]
+    assert "4 values exactly null" in drawn["s"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_figures_of_every_kind_of_comparison(case: str, tmp_path: Path) -> None:
+def test_figures_of_other_comparisons(case: str, tmp_path: Path) -> None:
     names = CASES[case]
     drawn = draw_all(tmp_path, compare(tmp_path, names), SELECTIONS["chosen"], names[-1])
-    run = training(listed(*names), names[-1])
-    assert all("side-by-side" in svg for svg in drawn.values())
+    assert "no model has two checkpoints" in drawn["e"]
     assert all(f">{name}<" in drawn["m"] and f">{name}<" in drawn["s"] for name in names)
-    assert ("no model has two checkpoints" in drawn["e"]) == (run is None)
-    if run is not None:
-        assert "nats" in drawn["e"]
-        assert f">{run.places['label'][0]}<" in drawn["e"]
-        assert f">{run.places['label'][-1]}<" in drawn["e"]
-        assert all(other in drawn["e"] for other in run.others)
-    assert "1 value exactly null" in drawn["s"] or f"{len(names)} values exactly null" in drawn["s"]
+
+
+def stated(names: Sequence[str], chosen: pl.DataFrame | None, reference: str) -> str:
+    """What the figure of emergence says of itself."""
+    run = training(listed(*names), reference)
+    neurons = pl.concat([survey(name)["survey_neurons"] for name in names])
+    followed = emergence.chosen_neurons(neurons, chosen, run, reference)
+    return " | ".join(line for line in emergence.statements(run, followed, reference, 0.9) if line)
 
 
 @pytest.mark.parametrize("chosen", [*SELECTIONS, None])
-def test_emergence_with_and_without_selected_neurons(chosen: str | None, tmp_path: Path) -> None:
-    table = None if chosen is None else SELECTIONS[chosen]
-    svg = draw_all(tmp_path, compare(tmp_path, RUN), table, "demo")["e"]
-    assert ("no selected neurons to follow" in svg) == (chosen != "chosen")
-    assert ("entropy neurons (2)" in svg) == (chosen == "chosen")
-    assert ">final<" in svg
+def test_emergence_with_and_without_selected_neurons(chosen: str | None) -> None:
+    statement = stated(RUN, None if chosen is None else SELECTIONS[chosen], "demo")
+    assert ("no selected neurons to follow" in statement) == (chosen != "chosen")
+    assert ("neurons selected in demo, thin; bold" in statement) == (chosen == "chosen")
+    assert "90 % intervals" in statement
+    assert "step 0" not in statement
 
 
-def test_neurons_of_another_training_are_not_followed(tmp_path: Path) -> None:
-    made = compare(tmp_path, ["a@step1", "a@step10", "c"])
-    svg = draw_all(tmp_path, made, SELECTIONS["chosen"], "c")["e"]
-    assert "no selected neurons to follow" in svg
+def test_what_cannot_be_drawn_is_stated() -> None:
+    several = ["p@step0", "p@step1", "p@step143000", "q@step5", "r"]
+    statement = stated(several, SELECTIONS["chosen"], "p@step1")
+    assert "step 0 beside the axis" in statement
+    assert "another training: q@step5, r" in statement
+    assert "neurons selected in p@step1" in statement
+    assert "final" not in statement
+    assert "no selected neurons" in stated(several, SELECTIONS["chosen"], "r")
+    crowd = selection(("entropy", "selection", list(range(13))))
+    assert "a set's first 12" in stated(RUN, crowd, "demo")
 
 
 def test_missing_values_are_drawn_as_missing(tmp_path: Path) -> None:
-    drawn = draw_all(tmp_path, compare(tmp_path, RUN, silent=True), SELECTIONS["chosen"], "demo")
+    drawn = draw_all(tmp_path, compare(tmp_path, RUN, silent=True), SELECTIONS["empty"], "demo")
     assert "16 values missing" in drawn["m"]
     assert "NaN" not in drawn["e"]
     assert "NaN" not in drawn["m"]
@@ -273,7 +278,7 @@ def test_missing_values_are_drawn_as_missing(tmp_path: Path) -> None:
 def test_paths_of_neurons_by_hand(tmp_path: Path) -> None:
     made = compare(tmp_path, RUN)
     run = training(made["comparison_summary"], "demo")
-    chosen = emergence.chosen_neurons(made["comparison_neurons"], SELECTIONS["chosen"])
+    chosen = emergence.chosen_neurons(made["comparison_neurons"], SELECTIONS["chosen"], run, "demo")
     spec = next(p for p in emergence.PATHS if p.column == "frequency_cosine")
     band, lines, medians = emergence.prepare_paths(made["comparison_neurons"], run, chosen, spec)
     end = run.places["place"][-1]
@@ -282,8 +287,8 @@ def test_paths_of_neurons_by_hand(tmp_path: Path) -> None:
     assert here["low"] == pytest.approx(np.quantile(values, 0.05))
     assert here["middle"] == pytest.approx(np.median(values))
     assert here["high"] == pytest.approx(np.quantile(values, 0.95))
-    followed = lines.filter(pl.col("place") == end).sort("neuron")
-    assert followed["neuron"].to_list() == [1, 2, 4]
+    followed = lines.filter(pl.col("place") == end).sort("label")
+    assert followed["label"].to_list() == ["1.1", "1.2", "1.4"]
     np.testing.assert_allclose(followed["value"], values[[1, 2, 4]])
     entropy = medians.filter((pl.col("place") == end) & (pl.col("group") == "entropy neurons"))
     assert entropy["value"].item() == pytest.approx(values[[1, 2]].mean())
@@ -311,15 +316,8 @@ def test_spectra_are_relative_to_their_model(tmp_path: Path) -> None:
 
 
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
-    made = compare(tmp_path, RUN)
+    made = compare(tmp_path, RUN)["comparison_spectra"]
     for run in ("first", "second"):
-        figure = emergence.chart(
-            made["comparison_neurons"],
-            made["comparison_summary"],
-            SELECTIONS["chosen"],
-            comparison="c",
-            text="t",
-            reference="demo",
-        )
-        saving.save(figure, [tmp_path / f"{run}.svg"])
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+        saving.save(spectra.chart(made, comparison="c"), [tmp_path / f"{run}.{suffix}" for suffix in ("svg", "png")])
+    for suffix in ("svg", "png"):
+        assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()

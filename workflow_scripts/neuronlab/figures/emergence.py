@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 
 from neuronlab.figures import groups, saving, theme
-from neuronlab.figures.checkpoints import Training, training
+from neuronlab.figures.checkpoints import Training, base_of, training
 from neuronlab.figures.points import Axis
 from neuronlab.tables import read_table
 
@@ -18,6 +18,7 @@ TITLE = "What emerges along training"
 WIDTH, HEIGHT, COLUMNS = 226, 158, 4
 EXTENT = 34  # pixels that the labels of every y axis get, so that panels and titles line up
 APART = {"color": "independent", "strokeDash": "independent"}
+LINES = 12  # neurons of a set that get a line of their own
 FLOOR = -0.5  # 1 - DE/TE has no lower bound; axes end here
 MUTED = "#8a939c"
 
@@ -91,12 +92,12 @@ def _label(chart: alt.Chart, x: float, y: float, **look: object) -> alt.Chart:
 
 
 def prepare_curves(summary: pl.DataFrame, run: Training, curves: Curves) -> pl.DataFrame:
-    """Rows of the summary for one panel: place, name, value, value_low, value_high."""
-    names = {quantity: name for quantity, name, _ in curves.lines}
+    """Rows of the summary for one panel: quantity, place, value, value_low, value_high."""
+    names = [quantity for quantity, _, _ in curves.lines]
     return (
         summary.join(run.places.select("model", "place"), on="model")
-        .filter(pl.col("quantity").is_in(list(names)) & pl.col("value").is_not_null())
-        .with_columns(name=pl.col("quantity").replace_strict(names, default=None))
+        .filter(pl.col("quantity").is_in(names) & pl.col("value").is_not_null())
+        .select("quantity", "place", "value", "value_low", "value_high")
         .sort("place", maintain_order=True)
     )
 
@@ -147,7 +148,7 @@ def prepare_paths(
         middle=pl.col("value").median(),
         high=pl.col("value").quantile(0.95, "linear"),
     )
-    lines = frame.join(chosen.select("neuron", "group", "label"), on="neuron").sort("place", "neuron")
+    lines = frame.join(chosen.select("neuron", "group", "label"), on="neuron").sort("place", "neuron").drop("neuron")
     medians = lines.group_by("group", "place", maintain_order=True).agg(pl.col("value").median())
     return band, lines, medians
 
@@ -173,18 +174,49 @@ def path_panel(neurons: pl.DataFrame, run: Training, chosen: pl.DataFrame, paths
         base.mark_line(color=MUTED, strokeWidth=1.6, strokeDash=[5, 3], clip=clip).encode(y=at("middle")),
     ]
     if len(lines):
-        thin = alt.Chart(lines).mark_line(strokeWidth=0.9, opacity=0.4, clip=clip)
+        first = chosen.group_by("group", maintain_order=True).head(LINES)
+        thin = alt.Chart(lines.filter(pl.col("label").is_in(first["label"].to_list()))).mark_line(
+            strokeWidth=0.9, opacity=0.4, clip=clip
+        )
         layers.append(thin.encode(x=x, y=at("value"), color=colour, detail="label:N"))
         bold = alt.Chart(medians).encode(x=x, y=at("value"), color=colour)
         layers += [bold.mark_line(strokeWidth=2.2, clip=clip), bold.mark_circle(size=26, opacity=1, clip=clip)]
     return _panel(layers, place, paths.title)
 
 
-def chosen_neurons(neurons: pl.DataFrame, selection: pl.DataFrame) -> pl.DataFrame:
-    """The selected neurons of the layer that the survey is about, one row each: neuron, group, label."""
-    layer = int(neurons["layer"].max())
-    found = groups.group_neurons(selection, layer)
+def chosen_neurons(
+    neurons: pl.DataFrame, selection: pl.DataFrame | None, run: Training, reference: str | None
+) -> pl.DataFrame:
+    """The reference's selected neurons in the layer surveyed, one row each: neuron, group, label.
+
+    None of them where the reference is a model of another training: its neurons are other neurons.
+    """
+    if selection is None or not len(neurons) or (reference is not None and base_of(reference) != run.base):
+        return pl.DataFrame(schema={"neuron": pl.Int32, "group": pl.String, "label": pl.String})
+    found = groups.group_neurons(selection, int(neurons["layer"].max()))
     return found.filter(~pl.col("group").is_in([groups.CONTROLS, groups.OTHERS]))
+
+
+def statements(run: Training, chosen: pl.DataFrame, reference: str, level: float) -> list[str | None]:
+    """What the figure says of itself below its title, after model, text and comparison."""
+    steps = run.places["step"]
+    if len(chosen):
+        crowded = max(groups.group_counts(chosen).values()) > LINES
+        which = f"thin (a set's first {LINES})" if crowded else "thin"
+        followed = f"coloured: neurons selected in {reference}, {which}; bold: median of the set"
+    else:
+        followed = "no selected neurons to follow"
+    return [
+        f"(a)-(c): {100 * level:g} % intervals",
+        "(c): entropy: rho above chance and most of the effect on the entropy through the norm's scale; "
+        "frequency: |cos| > 0.3, random: directions drawn at random",
+        "(e)-(l): every neuron of the last layer; dashed: median, grey: from the 5th to the 95th percentile",
+        followed,
+        "final: end of training, beside the axis" if steps.null_count() else None,
+        "step 0 beside the axis" if 0 in steps.to_list() else None,
+        f"(j), (l): below {FLOOR:g} cut off".replace("-0", f"{theme.MINUS}0"),
+        f"not drawn, another training: {', '.join(run.others)}" if run.others else None,
+    ]
 
 
 def chart(
@@ -206,45 +238,26 @@ def chart(
     if run is None:
         message = "no model has two checkpoints here that name a training step\n(model@step_001000, for example)"
         return theme.finish(theme.note_chart(message), TITLE, [f"comparison {comparison}  ·  text {text}"])
-    own = neurons.join(run.places.select("model"), on="model", how="semi")
-    related = reference is None or reference.partition("@")[0] == run.base
-    chosen = None
-    if selection is not None and related and len(own):
-        chosen = chosen_neurons(own, selection)
-    if chosen is None:
-        chosen = pl.DataFrame(schema={"neuron": pl.Int32, "group": pl.String, "label": pl.String})
-    panels = [curve_panel(summary, run, curves, i) for i, curves in enumerate(CURVES)]
+    own, ours = (frame.join(run.places.select("model"), on="model", how="semi") for frame in (neurons, summary))
+    chosen = chosen_neurons(own, selection, run, reference)
+    panels = [curve_panel(ours, run, curves, i) for i, curves in enumerate(CURVES)]
     panels += [path_panel(own, run, chosen, paths, len(CURVES) + i) for i, paths in enumerate(PATHS)]
     rows = [
         alt.hconcat(*panels[i : i + COLUMNS], spacing=22).resolve_scale(**APART) for i in range(0, len(panels), COLUMNS)
     ]
-    numbers = groups.group_counts(chosen)
     if len(chosen):
-        legend = groups.key(chosen["group"].unique(maintain_order=True).to_list(), numbers, COLUMNS * (WIDTH + 70))
-        rows.insert(1, legend)
-    tokens = summary.filter((pl.col("quantity") == "loss") & pl.col("model").is_in(run.places["model"].to_list()))
-    width = own.group_by("model").len()["len"]
-    subtitle = [
-        theme.about(
-            run.base,
-            text,
-            f"comparison {comparison}",
-            theme.count(len(run.places), "checkpoint"),
-            theme.count(int(tokens["n"].max() or 0), "token"),
-            theme.count(int(width.max() or 0), "last-layer neuron"),
-        ),
-        f"(a)-(c): {100 * level:g} % intervals",
-        "(c): entropy: rho above chance and most of the effect on the entropy through the norm's scale; "
-        "frequency: |cos| > 0.3, random: directions drawn at random",
-        "(e)-(l): every neuron of the last layer; dashed: median, grey: from the 5th to the 95th percentile",
-        f"coloured: neurons selected in {reference or run.base}, thin; bold: their median" if len(chosen) else None,
-        None if len(chosen) else "no selected neurons to follow",
-        "final: end of training, beside the axis" if run.places["step"].null_count() else None,
-        "step 0 beside the axis" if 0 in run.places["step"].to_list() else None,
-        f"(j), (l): below {FLOOR:g} cut off",
-        f"not drawn, another training: {', '.join(run.others)}" if run.others else None,
-    ]
-    return theme.finish(alt.vconcat(*rows, spacing=18).resolve_scale(**APART), TITLE, subtitle)
+        present = chosen["group"].unique(maintain_order=True).to_list()
+        rows.insert(1, groups.key(present, groups.group_counts(chosen), COLUMNS * (WIDTH + 70)))
+    about = theme.about(
+        run.base,
+        text,
+        f"comparison {comparison}",
+        theme.count(len(run.places), "checkpoint"),
+        theme.count(int(ours.filter(pl.col("quantity") == "loss")["n"].max() or 0), "token"),
+        theme.count(int(own.group_by("model").len()["len"].max() or 0), "last-layer neuron"),
+    )
+    stated = statements(run, chosen, reference or run.base, level)
+    return theme.finish(alt.vconcat(*rows, spacing=18).resolve_scale(**APART), TITLE, [about, *stated])
 
 
 def draw(
