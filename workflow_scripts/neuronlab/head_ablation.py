@@ -35,6 +35,7 @@ from neuronlab.verification import fits_twice
 Array = np.ndarray
 TRACKED, TRACKED_CONTROLS = 24, 6  # neurons whose activation is kept for every place
 MATRIX, MATRIX_CONTROLS = 96, 24  # neurons that every head is held against
+MATRIX_SEQUENCES = 32  # on so many sequences: a pass for every head of the model
 
 
 def ablate_heads(
@@ -76,7 +77,7 @@ def ablate_heads(
     plan = plan_sets(
         read_table(heads, "induction_heads"), top=top, configured=sets, baselines=baselines, seed=inputs.seed
     )
-    repetitions = Repetitions.read(repeats, sequences)
+    repetitions = Repetitions.read(repeats).head(sequences)
     if not len(repetitions):
         print("no repetition: no heads are ablated", file=sys.stderr)
         for path, name in (
@@ -123,11 +124,17 @@ def ablate_heads(
     held = neurons_of(chosen, MATRIX, MATRIX_CONTROLS)
     clusters = Clusters.of(repetitions.clusters, resamples, level, inputs.seed)
     effects = work.effects(unique, methods, means, tracked)
-    matrix = work.matrix(methods, means, held)
+    few = replace(work, repetitions=repetitions.head(MATRIX_SEQUENCES))
+    matrix = few.matrix(methods, means, held)
     record = {**(provenance or {}), "verified_in": "float64" if exact else inputs.model.dtype}
     table = effects_table(effects, plan, methods, work, tracked, clusters)
     write_table(table, head_ablation, "head_ablation", record)
-    write_table(matrix_table(matrix, methods, work, held, clusters), head_neurons, "head_neurons", record)
+    write_table(
+        matrix_table(matrix, methods, few, held, Clusters.of(few.repetitions.clusters, resamples, level, inputs.seed)),
+        head_neurons,
+        "head_neurons",
+        record,
+    )
     write_table(checked, head_verification, "head_verification", record)
 
 

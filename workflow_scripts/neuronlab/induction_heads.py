@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +53,18 @@ class Repetitions:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def part(self, rows: slice) -> Repetitions:
+        """Some of the sequences."""
+        return Repetitions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def head(self, sequences: int) -> Repetitions:
+        """The first sequences."""
+        return self.part(slice(sequences))
+
     @classmethod
-    def read(cls, path: str | Path, sequences: int | None = None) -> Repetitions:
-        """Read a table of repetitions, or its first sequences; it may be empty."""
+    def read(cls, path: str | Path) -> Repetitions:
+        """Read a table of repetitions; it may be empty."""
         frame = read_table(path, "repeats").sort("sequence")
-        frame = frame if sequences is None else frame.head(sequences)
         width = len(frame["tokens"][0]) if len(frame) else 0
         rows = (np.array(frame[name].to_list(), dtype=np.int64) for name in ("tokens", "copy", "offset"))
         tokens, copy, offset = (row.reshape(len(frame), width) for row in rows)
@@ -175,7 +182,7 @@ def measure_heads(model: Model, repetitions: Repetitions, batch_size: int, label
     values = np.full((len(MEASURES), n, model.n_layers, head_count(model.bridge)), np.nan)
     for start in tqdm(range(0, n, batch_size), desc=label, unit="batch", file=sys.stderr, disable=None):
         part = slice(start, min(start + batch_size, n))
-        chosen = Repetitions(*(getattr(repetitions, name)[part] for name in ("tokens", "copy", "offset", "clusters")))
+        chosen = repetitions.part(part)
         weights = torch.from_numpy(weights_of(chosen)).to(model.device)
 
         def reduce(layer: int, pattern: Tensor, weights: Tensor = weights, part: slice = part) -> None:
