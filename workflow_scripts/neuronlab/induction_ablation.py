@@ -131,6 +131,8 @@ def profile_frame(
             fits = below > floor
             return np.where(fits, above / np.where(fits, below, 1.0), np.nan)
 
+        if np.array_equal(bottom, np.broadcast_to(per_document[:, None], bottom.shape)):
+            return clustered_interval(top, per_document, weights, level)  # the same, with half the work
         below = np.broadcast_to(bottom[..., None], shape)
         return clustered_function_interval(divided, (top, below), per_document, weights, level)
 
@@ -171,7 +173,7 @@ def frame_of_tests(
     weights: Float64[Array, "resamples documents"],
     level: float,
 ) -> pl.DataFrame:
-    """Rows of "induction_tests": every set, variant, outcome, on the first and the last copy; none without a shared place.
+    """Rows of "induction_tests": every set, variant, outcome, on first and last copy; none if they share no place.
 
     Args:
         changes: mean changes of sequences over a copy, as in `Sums`, of all targets.
