@@ -23,8 +23,8 @@ class World:
     n_heads: int = 6
     length: int = 20
     n_sequences: int = 32
-    entropy: tuple[int, ...] = (7, 3, 11, 5)
-    others: tuple[int, ...] = (20, 21)
+    entropy: tuple[int, ...] = (70, 30, 110, 50)
+    others: tuple[int, ...] = (200, 201)
     methods: tuple[str, ...] = ("bos", "mean")
     n_induction: int = 3
     baselines: int = 3

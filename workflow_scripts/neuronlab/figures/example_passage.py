@@ -26,7 +26,7 @@ def extreme_token(traces: pl.DataFrame, neuron: int, outcome: str = "loss_total"
     Sequences with fewer than half as many counted tokens as the fullest one do not take part. The first one wins a tie.
     """
     own = traces.filter(pl.col("neuron") == neuron).with_columns(size=pl.col(outcome).abs())
-    means = own.group_by("sequence").agg(mean=pl.col("size").mean(), tokens=pl.len())
+    means = own.group_by("sequence").agg(mean=pl.col("size").mean().round_sig_figs(12), tokens=pl.len())
     means = means.filter(pl.col("tokens") * 2 >= pl.col("tokens").max())
     sequence = means.sort(["mean", "sequence"], descending=[True, False])["sequence"][0]
     inside = own.filter(pl.col("sequence") == sequence)

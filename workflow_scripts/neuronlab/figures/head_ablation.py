@@ -17,7 +17,7 @@ from neuronlab.tables import read_table
 
 TITLE = "Neurons and output when attention heads are ablated"
 NEURONS = 3
-TOP_COLOURS = (theme.SKY, theme.BLUE, theme.VERMILION, theme.PURPLE)
+TOP_COLOURS = (theme.VERMILION, theme.BLUE, theme.SKY, theme.PURPLE)  # the largest set first
 CONFIGURED_COLOURS = (theme.GREEN, theme.ORANGE)
 BASELINE_COLOUR = "#aab1b8"
 METHODS = {
@@ -53,13 +53,13 @@ def shown_sets(table: pl.DataFrame) -> list[str]:
 def set_colours(table: pl.DataFrame) -> dict[str, str]:
     """A colour per set with a line; the largest top set is always vermilion."""
     sets = shown_sets(table)
-    configured = set(table.filter(pl.col("role") == "configured")["set"])
-    top = [name for name in sets if name not in configured]
-    colours = dict(zip(reversed(top), (theme.VERMILION, theme.BLUE, theme.SKY, theme.PURPLE), strict=False))
-    return {
-        name: colours.get(name) or CONFIGURED_COLOURS[sum(n in configured for n in sets[:i])]
-        for i, name in enumerate(sets)
-    }
+    others = set(table.filter(pl.col("role") == "configured")["set"]) - set(
+        table.filter(pl.col("role") == "top")["set"]
+    )
+    top, further = ([name for name in sets if (name in others) == which] for which in (False, True))
+    colours = dict(zip(reversed(top), TOP_COLOURS, strict=False))
+    colours |= dict(zip(further, CONFIGURED_COLOURS, strict=False))
+    return {name: colours[name] for name in sets}
 
 
 def main_set(table: pl.DataFrame) -> str | None:
@@ -76,6 +76,8 @@ def moved_neurons(table: pl.DataFrame, selection: pl.DataFrame, count: int = NEU
     in absolute value, by the table's first method.
     """
     chosen = table.filter((pl.col("quantity") == "activation") & (pl.col("set") == main_set(table)))
+    if not len(chosen):
+        return []
     chosen = chosen.filter((pl.col("copy") == table["copy"].max()) & (pl.col("method") == chosen["method"].first()))
     sizes = chosen.group_by("layer", "neuron", maintain_order=True).agg(size=pl.col("change").mean().abs())
     for name in groups.highlighted_sets(selection, None):
@@ -94,9 +96,10 @@ def with_position(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def lines(table: pl.DataFrame, method: str, quantity: str, neuron: tuple[int, int] | None) -> pl.DataFrame:
-    """What a panel draws: columns series (set, 'clean' or 'baseline <set>'), position, y, low, high.
+    """What a panel draws: columns series ('baseline <set>', 'clean', or a set), position, y, low, high.
 
-    Activations are levels (clean + change); everything else is the change, without a clean line.
+    In the order in which lines are drawn: sets on top, the largest above the others. Activations are levels (clean +
+    change); everything else is the change, without a clean line.
     """
     rows = table.filter((pl.col("method") == method) & (pl.col("quantity") == quantity))
     if neuron is not None:
@@ -107,15 +110,16 @@ def lines(table: pl.DataFrame, method: str, quantity: str, neuron: tuple[int, in
     line = line.unique(["set", "position"], keep="first", maintain_order=True)
     baseline = rows.filter((pl.col("role") == "baseline") & (pl.col("control_of") == main))
     values = {"y": base + pl.col("change"), "low": base + pl.col("change_low"), "high": base + pl.col("change_high")}
-    frames = [
-        baseline.select(series=pl.lit("baseline ") + pl.col("set"), position="position", **values),
-        line.select(series="set", position="position", **values),
-    ]
+    frames = [baseline.select(series=pl.lit("baseline ") + pl.col("set"), position="position", **values)]
     if neuron is not None:
         clean = line.unique("position", keep="first", maintain_order=True)
         empty = pl.lit(None, pl.Float64)
         frames.append(clean.select(series=pl.lit("clean"), position="position", y="clean", low=empty, high=empty))
-    return pl.concat(frames).sort("series", "position", maintain_order=True)
+    order = {name: i for i, name in enumerate(shown_sets(table))}
+    turn = pl.col("set").replace_strict(order, default=len(order), return_dtype=pl.Int32)
+    line = line.sort(turn, "position", maintain_order=True)
+    frames.append(line.select(series="set", position="position", **values))
+    return pl.concat(frames)
 
 
 def panel(
@@ -144,23 +148,32 @@ def panel(
     y, low = (alt.Y(f"{column}:Q", scale=scale, axis=axis) for column in ("y", "low"))
     baselines = frame.filter(pl.col("series").str.starts_with("baseline "))
     span = baselines.group_by("position", maintain_order=True).agg(low=pl.col("y").min(), high=pl.col("y").max())
-    sets = frame.filter(pl.col("series").is_in(list(colours)))
-    colour = alt.Color("series:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=None)
-    border = alt.Chart(pl.DataFrame({"position": list(borders)}, schema={"position": pl.Float64}))
-    layers = [
-        border.mark_rule(color=theme.FAINT, strokeDash=[4, 3]).encode(x=x),
-        alt.Chart(pl.DataFrame({"y": [0.0]})).mark_rule(color="#9aa3ac").encode(y=y),
-        alt.Chart(span).mark_area(color=BASELINE_COLOUR, opacity=0.35).encode(x=x, y=low, y2="high:Q"),
-        alt.Chart(baselines).mark_line(color=BASELINE_COLOUR, strokeWidth=1.1).encode(x=x, y=y, detail="series:N"),
-        alt.Chart(sets.filter(pl.col("series") == banded).drop_nulls(["low", "high"]))
-        .mark_area(opacity=0.2)
-        .encode(x=x, y=low, y2="high:Q", color=colour),
-        alt.Chart(frame.filter(pl.col("series") == "clean")).mark_line(color=theme.INK, strokeWidth=2).encode(x=x, y=y),
-        alt.Chart(sets).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=colour),
+    bands = [
+        span.select("position", "low", "high", colour=pl.lit(BASELINE_COLOUR)),
+        frame.filter(pl.col("series") == banded).select(
+            "position", "low", "high", colour=pl.lit(colours.get(banded or "", theme.INK))
+        ),
     ]
-    if not domains[1][0] <= 0 <= domains[1][1]:
-        layers.pop(1)
-    return alt.layer(*layers).properties(width=width, height=HEIGHT)
+    looks = {name: (colour, 1.8) for name, colour in colours.items()} | {"clean": (theme.INK, 2.0)}
+    drawn = frame.select(
+        "series",
+        "position",
+        "y",
+        colour=pl.col("series").replace_strict({k: v[0] for k, v in looks.items()}, default=BASELINE_COLOUR),
+        thickness=pl.col("series").replace_strict({k: v[1] for k, v in looks.items()}, default=1.1),
+    )
+    # Few layers, because the time that a figure takes is that of copying and checking its layers.
+    colour = alt.Color("colour:N", scale=None)
+    zero = pl.DataFrame({"y": [0.0] if domains[1][0] <= 0 <= domains[1][1] else []}, schema={"y": pl.Float64})
+    border = pl.DataFrame({"position": list(borders)}, schema={"position": pl.Float64})
+    return alt.layer(
+        alt.Chart(border).mark_rule(color=theme.FAINT, strokeDash=[4, 3]).encode(x=x),
+        alt.Chart(zero).mark_rule(color="#9aa3ac").encode(y=y),
+        alt.Chart(pl.concat(bands).drop_nulls()).mark_area(opacity=0.25).encode(x=x, y=low, y2="high:Q", color=colour),
+        alt.Chart(drawn)
+        .mark_line()
+        .encode(x=x, y=y, color=colour, detail="series:N", strokeWidth=alt.StrokeWidth("thickness:Q", scale=None)),
+    ).properties(width=width, height=HEIGHT)
 
 
 def _key(entries: list[tuple[str, str, float]], width: int) -> alt.LayerChart:

@@ -36,42 +36,43 @@ def finish(
     titled = chart.properties(
         title=alt.Title(title, subtitle=pack(subtitle), anchor="start", offset=14), background="white", padding=padding
     )
-    return (
-        titled.configure(font=FONT)
-        .configure_view(stroke=None)
-        .configure_title(
-            fontSize=17,
-            fontWeight="bold",
-            color=INK,
-            subtitleFontSize=12.5,
-            subtitleColor=FAINT,
-            subtitleLineHeight=17,
-            subtitlePadding=5,
-        )
-        .configure_axis(
-            labelFontSize=LABEL_SIZE,
-            titleFontSize=13,
-            titleFontWeight="normal",
-            titleColor=INK,
-            labelColor=INK,
-            gridColor=GRID,
-            domainColor="#9aa3ac",
-            tickColor="#9aa3ac",
-            titlePadding=8,
-            labelFlush=False,
-        )
-        .configure_legend(
-            labelFontSize=LABEL_SIZE,
-            titleFontSize=LABEL_SIZE,
-            titleFontWeight="normal",
-            titleColor=INK,
-            labelColor=INK,
-            symbolSize=90,
-            symbolOpacity=1,
-            labelLimit=320,
-            titleLimit=320,
-        )
-        .configure_header(labelFontSize=13, titleFontSize=13, labelColor=INK, titleColor=INK)
+    # One call: every call copies the whole chart.
+    return titled.configure(
+        font=FONT,
+        view={"stroke": None},
+        title={
+            "fontSize": 17,
+            "fontWeight": "bold",
+            "color": INK,
+            "subtitleFontSize": 12.5,
+            "subtitleColor": FAINT,
+            "subtitleLineHeight": 17,
+            "subtitlePadding": 5,
+        },
+        axis={
+            "labelFontSize": LABEL_SIZE,
+            "titleFontSize": 13,
+            "titleFontWeight": "normal",
+            "titleColor": INK,
+            "labelColor": INK,
+            "gridColor": GRID,
+            "domainColor": "#9aa3ac",
+            "tickColor": "#9aa3ac",
+            "titlePadding": 8,
+            "labelFlush": False,
+        },
+        legend={
+            "labelFontSize": LABEL_SIZE,
+            "titleFontSize": LABEL_SIZE,
+            "titleFontWeight": "normal",
+            "titleColor": INK,
+            "labelColor": INK,
+            "symbolSize": 90,
+            "symbolOpacity": 1,
+            "labelLimit": 320,
+            "titleLimit": 320,
+        },
+        header={"labelFontSize": 13, "titleFontSize": 13, "labelColor": INK, "titleColor": INK},
     )
 
 

@@ -45,7 +45,9 @@ def shown_sets(traces: pl.DataFrame, selection: pl.DataFrame) -> dict[str, list[
 def largest(traces: pl.DataFrame, neurons: list[int], column: str, count: int) -> list[int]:
     """The `count` of `neurons` with the largest mean |column| over their tokens; the earlier one first in a tie."""
     order = pl.DataFrame({"neuron": neurons, "place": range(len(neurons))}, schema_overrides={"neuron": pl.Int32})
-    sizes = traces.join(order, on="neuron").group_by("neuron", "place").agg(size=pl.col(column).abs().mean())
+    # Rounded, because the order in which a mean is summed may tell equal ones apart.
+    size = pl.col(column).abs().mean().round_sig_figs(12)
+    sizes = traces.join(order, on="neuron").group_by("neuron", "place").agg(size=size)
     return sizes.sort(["size", "place"], descending=[True, False])["neuron"].head(count).to_list()
 
 
