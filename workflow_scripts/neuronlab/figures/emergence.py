@@ -173,6 +173,9 @@ def path_panel(neurons: pl.DataFrame, run: Training, chosen: pl.DataFrame, paths
         base.mark_area(color=theme.OTHER_COLOUR, opacity=0.45, clip=clip).encode(y=at("low"), y2="high:Q"),
         base.mark_line(color=MUTED, strokeWidth=1.6, strokeDash=[5, 3], clip=clip).encode(y=at("middle")),
     ]
+    if not len(band):
+        note = alt.Chart(pl.DataFrame({"name": ["missing for every neuron"]})).mark_text(color=theme.FAINT, fontSize=12)
+        layers.append(note.encode(x=alt.value(WIDTH / 2), y=alt.value(HEIGHT / 2), text="name:N"))
     if len(lines):
         first = chosen.group_by("group", maintain_order=True).head(LINES)
         thin = alt.Chart(lines.filter(pl.col("label").is_in(first["label"].to_list()))).mark_line(

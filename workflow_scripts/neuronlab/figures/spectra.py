@@ -20,6 +20,7 @@ from neuronlab.tables import read_table
 TITLE = "Singular values of the unembedding, side by side"
 WIDTH, HEIGHT = 420, 330
 PALETTE = (theme.BLUE, theme.VERMILION, theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY, theme.INK)
+DASHES = ([1, 0], [6, 3], [2, 2])  # a second and third round of the palette
 RAMP = ("#fde08d", "#f6a25f", "#e2615c", "#b03779", "#72217f", "#2c115f")  # early to late, light to dark
 NULL = 1e-7  # of the largest value: an exact null direction, not on a logarithmic axis
 TAIL_SHARE, TAIL_LEAST = 0.1, 24
@@ -53,12 +54,14 @@ def colours(spectra: pl.DataFrame, models: Sequence[str]) -> list[str]:
     return [found[model] for model in models]
 
 
-def _panel(frame: pl.DataFrame, colour: alt.Color, low: float, title: str, name: str) -> alt.LayerChart:
+def _panel(
+    frame: pl.DataFrame, look: dict[str, alt.Color | alt.StrokeDash], low: float, title: str, name: str
+) -> alt.LayerChart:
     here = frame.filter(pl.col("place") >= low)
     x = Axis("place", title, (low, 1.0), pixels=WIDTH)
     y = Axis("value", name, tuple(theme.log_domain(here["value"], include=[1.0] if low == 0 else [])), True, HEIGHT)
-    base = alt.Chart(here).encode(x=x.x(grid=False), y=y.y(), color=colour, detail="model:N")
-    layers = [base.mark_line(strokeWidth=2, clip=True)]
+    base = alt.Chart(here).encode(x=x.x(grid=False), y=y.y(), color=look["color"], detail="model:N")
+    layers = [base.mark_line(strokeWidth=2, clip=True).encode(strokeDash=look["strokeDash"])]
     if here.group_by("model").len()["len"].max() <= FEW:
         layers.append(base.mark_circle(size=34, opacity=1, clip=True))
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
@@ -74,12 +77,14 @@ def chart(spectra: pl.DataFrame, *, comparison: str) -> alt.TopLevelMixin:
     tail = min(1.0, max(TAIL_SHARE, TAIL_LEAST / smallest))
     scale = alt.Scale(domain=models, range=colours(spectra, models))
     legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, orient="right", labelLimit=260)
-    colour = alt.Color("model:N", scale=scale, sort=models, legend=legend)
+    rounds = [DASHES[min(i // len(PALETTE), 2)] if scale.range[i] in PALETTE else DASHES[0] for i in range(len(models))]
+    dashes = alt.StrokeDash("model:N", scale=alt.Scale(domain=models, range=rounds), sort=models, legend=legend)
+    look = {"color": alt.Color("model:N", scale=scale, sort=models, legend=legend), "strokeDash": dashes}
     widths = spectra.group_by("model").len()["len"]
     low, high = int(widths.min()), int(widths.max())
     made = alt.hconcat(
-        _panel(frame, colour, 0.0, "relative index of the singular direction", "singular value of W_U / median"),
-        _panel(frame, colour, 1 - tail, f"relative index: the last {100 * tail:.0f} %", ""),
+        _panel(frame, look, 0.0, "relative index of the singular direction", "singular value of W_U / median"),
+        _panel(frame, look, 1 - tail, f"relative index: the last {100 * tail:.0f} %", ""),
         spacing=26,
     )
     subtitle = [
