@@ -195,11 +195,11 @@ def chart(
     if not rows:
         reason = "no tokens to show: no selected neuron of the last layer was traced"
         return theme.finish(theme.note_chart(reason), TITLE, [about, *few])
-    frequency = token_data.FREQUENCY in shown
+    right = "those with the next token on top (reciprocal rank 1)"
+    also = f"; {'below, ' if len(shown) > 1 else ''}of these {right}" if token_data.FREQUENCY in shown else ""
     subtitle = [
         about,
-        "tokens with an activation above the neuron's mean"
-        + ("; below, of these those with the next token on top (reciprocal rank 1)" if frequency else ""),
+        f"tokens with an activation above the neuron's mean{also}",
         f"at most {LIMIT:,} drawn per panel: the {EXTREMES} largest changes, others at random",
         *notes,
         *few,
