@@ -13,7 +13,7 @@ from neuronlab.tables import read_provenance, read_table
 from project import Project
 
 TEXT = "results/tiny/texts/words"
-ABLATION = f"{TEXT}/ablation"
+ABLATION, INDUCTION = f"{TEXT}/ablation", f"{TEXT}/induction"
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,28 @@ def test_the_tables_hold_what_their_schemas_promise(finished):
         f"{ABLATION}/synthetic.parquet": "synthetic",
         f"{ABLATION}/traces.parquet": "traces",
         f"{ABLATION}/verification.parquet": "verification",
+        f"{ABLATION}/token_frequency.parquet": "token_frequency",
+        f"{ABLATION}/random_directions.parquet": "random_directions",
+        f"{ABLATION}/set_effects.parquet": "set_effects",
+        f"{ABLATION}/set_verification.parquet": "set_verification",
+        f"{ABLATION}/temperature.parquet": "temperature",
+        f"{ABLATION}/calibration.parquet": "calibration",
+        f"{ABLATION}/reliability.parquet": "reliability",
+        f"{ABLATION}/dose_response.parquet": "dose_response",
+        f"{ABLATION}/reference_kl.parquet": "reference_kl",
+        f"{INDUCTION}/synthetic/repeats.parquet": "repeats",
+        f"{INDUCTION}/natural/repeats.parquet": "repeats",
+        f"{INDUCTION}/synthetic/profile.parquet": "induction_profile",
+        f"{INDUCTION}/natural/scores.parquet": "induction_scores",
+        f"{INDUCTION}/synthetic/ablation.parquet": "induction_ablation",
+        f"{INDUCTION}/natural/tests.parquet": "induction_tests",
+        f"{INDUCTION}/heads.parquet": "induction_heads",
+        f"{INDUCTION}/head_ablation.parquet": "head_ablation",
+        f"{INDUCTION}/head_neurons.parquet": "head_neurons",
+        f"{INDUCTION}/head_verification.parquet": "head_verification",
+        f"{TEXT}/survey/both/neurons.parquet": "survey_neurons",
+        "results/comparison/both/summary.parquet": "comparison_summary",
+        "results/comparison/both/spectra.parquet": "comparison_spectra",
     }
     for path, name in tables.items():
         assert len(read_table(finished.directory / path, name)) > 0, path
@@ -77,6 +99,34 @@ def test_the_proof_is_in_the_run(finished):
     assert proof["passed"].all()
     assert set(proof["tier"]) == {"readout", "forward"}
     assert set(proof["variant"]) >= {"total", "direct"}
+
+
+def test_the_proofs_of_joint_ablation_and_of_heads_are_in_the_run(finished):
+    sets = read_table(finished.directory / f"{ABLATION}/set_verification.parquet", "set_verification")
+    assert sets["passed"].all()
+    assert set(sets["tier"]) == {"readout", "forward"}
+    heads = read_table(finished.directory / f"{INDUCTION}/head_verification.parquet", "head_verification")
+    assert heads["passed"].all()
+    assert set(heads["method"]) == {"bos", "mean"}
+
+
+def test_a_set_of_one_has_the_effects_of_its_neuron(finished):
+    """The joint rule and the single-neuron rule meet where a set holds one neuron."""
+    sets = read_table(finished.directory / f"{ABLATION}/set_effects.parquet", "set_effects").filter(kind="single")
+    effects = read_table(finished.directory / f"{ABLATION}/effects.parquet", "effects")
+    both = sets.with_columns(neuron=pl.col("set").str.split(".").list.last().cast(pl.Int32)).join(
+        effects, on=["replacement", "neuron"], suffix="_alone"
+    )
+    assert len(both) == len(sets) > 0
+    for name in ("te_loss", "de_entropy", "indirect_kl", "prediction_change"):
+        assert (both[name] - both[f"{name}_alone"]).abs().max() < 1e-7
+
+
+def test_a_model_compared_with_itself_differs_in_nothing(finished):
+    neurons = read_table(finished.directory / "results/comparison/both/neurons.parquet", "comparison_neurons")
+    tiny, twin = (neurons.filter(model=name).drop("model") for name in ("tiny", "twin"))
+    assert len(tiny) > 0
+    assert tiny.equals(twin)
 
 
 def test_a_second_run_does_nothing_and_quickly(finished):
