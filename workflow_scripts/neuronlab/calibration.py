@@ -35,31 +35,22 @@ Array = np.ndarray
 CLEAN = NeuronSet("none", "single", None, ())  # the model as it is, beside the sets
 MEASURES = ("nll", "brier", "confidence", "right")
 PASSES = 30
-STOP = 1e-5  # relative step of beta at which the last one is taken for good
+STOP = 3e-3  # relative step of beta after which no other is made: what is left is about its square
 LIMIT = 100.0  # temperatures from 1/100 to 100
 
 # One pass over the tokens: where each chunk's tokens stand, its clean state, and how each set changes its logits.
 Pass = Callable[[], Iterator[tuple[slice, Clean, Float[Tensor, "tokens sets vocab"]]]]
 
 
-def log_probs_at(
-    lp: Float[Tensor, "tokens sets vocab"], beta: Float[Tensor, "tokens sets"] | None
-) -> Float[Tensor, "tokens sets vocab"]:
-    """Log-probabilities at temperature 1/beta."""
-    return lp.log_softmax(-1) if beta is None else (lp * beta[..., None].to(lp.dtype)).log_softmax(-1)
-
-
 def scores(
-    lp: Float[Tensor, "tokens sets vocab"], targets: Int[Tensor, " tokens"]
+    lp: Float[Tensor, "tokens sets vocab"], p: Float[Tensor, "tokens sets vocab"], targets: Int[Tensor, " tokens"]
 ) -> dict[str, Float64[Array, "tokens sets"]]:
     """Negative log-likelihood, Brier score, confidence of the top prediction, and whether it is right (0 or 1).
 
     Args:
-        lp: log-probabilities, normalised.
+        lp, p: log-probabilities and probabilities.
     """
-    places = targets[:, None, None].expand(-1, lp.shape[1], 1)
-    nll = -lp.gather(-1, places).squeeze(-1).double()
-    p = lp.exp()
+    nll = -at_targets(lp, targets).double()
     confidence, top = p.max(-1)
     brier = torch.linalg.vecdot(p, p).double() - 2 * torch.exp(-nll) + 1
     found = {"nll": nll, "brier": brier, "confidence": confidence.double(), "right": (top == targets[:, None]).double()}
@@ -67,26 +58,30 @@ def scores(
 
 
 def slopes(
-    lp: Float[Tensor, "tokens sets vocab"],
-    targets: Int[Tensor, " tokens"],
-    beta: Float[Tensor, "tokens sets"] | None,
+    lp: Float[Tensor, "tokens sets vocab"], p: Float[Tensor, "tokens sets vocab"], targets: Int[Tensor, " tokens"]
 ) -> tuple[Float64[Array, "tokens sets"], Float64[Array, "tokens sets"]]:
-    """First and second derivative of the negative log-likelihood in beta: E l - l_target and Var l.
+    """First and second derivative of the negative log-likelihood in log beta, at beta.
+
+    With l = log p up to a constant, beta times the derivative in beta is E l - l_target, and beta^2 times the second
+    one Var l. Newton's method in log beta takes their ratio.
 
     Args:
-        lp: logits up to a constant per token.
+        lp, p: log-probabilities and probabilities at beta.
     """
-    p = log_probs_at(lp, beta).exp()
-    mean = torch.linalg.vecdot(p, lp)
-    square = torch.linalg.vecdot(p.mul_(lp), lp)
-    at_target = lp.gather(-1, targets[:, None, None].expand(-1, lp.shape[1], 1)).squeeze(-1)
-    mean, square = mean.double(), square.double()
-    return (mean - at_target.double()).cpu().numpy(), (square - mean.square()).clamp_min(0).cpu().numpy()
+    mean = torch.linalg.vecdot(p, lp).double()
+    square = torch.linalg.vecdot(p * lp, lp).double()
+    value = mean - at_targets(lp, targets).double()
+    return value.cpu().numpy(), (square - mean.square()).clamp_min(0).cpu().numpy()
+
+
+def at_targets(lp: Float[Tensor, "tokens sets vocab"], targets: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens sets"]:
+    """Values at the next token."""
+    return lp.gather(-1, targets[:, None, None].expand(-1, lp.shape[1], 1)).squeeze(-1)
 
 
 @dataclass
 class Newton:
-    """Roots of increasing functions of beta > 0, one per cell, from their values and slopes, pass by pass."""
+    """Minima of convex functions of beta > 0, one per cell, from their derivatives, pass by pass."""
 
     beta: Float64[Array, "halves sets"]
     low: Float64[Array, "halves sets"]
@@ -97,15 +92,15 @@ class Newton:
     def start(cls, shape: tuple[int, int]) -> Newton:
         return cls(np.ones(shape), np.full(shape, 1 / LIMIT), np.full(shape, LIMIT))
 
-    def step(self, value: Float64[Array, "halves sets"], slope: Float64[Array, "halves sets"]) -> None:
-        """Take the function's value and slope at `beta`; move `beta`, by bisection where Newton leaves the bracket."""
-        self.low = np.where(value <= 0, self.beta, self.low)
-        self.high = np.where(value >= 0, self.beta, self.high)
+    def step(self, first: Float64[Array, "halves sets"], second: Float64[Array, "halves sets"]) -> None:
+        """Move `beta`, given beta f' and beta^2 f'' there; by bisection where Newton leaves the bracket."""
+        self.low = np.where(first <= 0, self.beta, self.low)
+        self.high = np.where(first >= 0, self.beta, self.high)
         with np.errstate(divide="ignore", invalid="ignore"):
-            moved = self.beta - value / slope
-        inside = (moved > self.low) & (moved < self.high)
-        moved = np.where(value == 0, self.beta, np.where(inside, moved, np.sqrt(self.low * self.high)))
-        # Newton's error is the square of its step.
+            moved = self.beta * (1 - first / second)
+        inside = (moved >= self.low) & (moved <= self.high)
+        moved = np.where(first == 0, self.beta, np.where(inside, moved, np.sqrt(self.low * self.high)))
+        # Newton's error is about the square of its step.
         self.done = bool((np.abs(moved / self.beta - 1) <= STOP).all())
         self.beta = moved
 
@@ -150,33 +145,35 @@ def calibrate(passes: Pass, half: Int[Array, " tokens"], sets: int) -> Calibrate
     fit = len(np.unique(half)) == 2
     counts = np.bincount(half, minlength=2)[:, None]
 
-    def sweep(first: bool) -> None:
-        value, slope = np.zeros((2, sets)), np.zeros((2, sets))
+    def sweep(beta: Float64[Array, "halves sets"] | None, kept: Scores | None) -> None:
+        """One pass at some temperatures: keep the scores, or take a step, or both."""
+        first, second = np.zeros((2, sets)), np.zeros((2, sets))
         for part, clean, D in passes():
-            lp = D.add_(clean.lp[:, None])
-            beta = None if first else torch.from_numpy(newton.beta[half[part]]).to(lp.device)
-            if first:
-                plain.put(part, scores(log_probs_at(lp, None), clean.targets))
-            if fit:
-                g, v = slopes(lp, clean.targets, beta)
-                for h in (0, 1):
-                    value[h] += g[half[part] == h].sum(0)
-                    slope[h] += v[half[part] == h].sum(0)
-        if fit:
-            newton.step(value / counts, slope / counts)
+            logits = D.add_(clean.lp[:, None])
+            if beta is not None:
+                logits.mul_(torch.from_numpy(beta[half[part]]).to(logits)[..., None])
+            lp = logits.log_softmax(-1)
+            p = lp.exp()
+            if kept is not None:
+                kept.put(part, scores(lp, p, clean.targets))
+            if fit and kept is not refit:
+                found = slopes(lp, p, clean.targets)
+                for total, values in zip((first, second), found, strict=True):
+                    for h in (0, 1):
+                        total[h] += values[half[part] == h].sum(0)
+        if fit and kept is not refit:
+            newton.step(first / counts, second / counts)
 
-    sweep(True)
+    refit = Scores(len(half), sets)
+    sweep(None, plain)
     if not fit:
         return Calibrated(plain, None, None)
     for _ in range(PASSES):
         if newton.done:
             break
-        sweep(False)
-    applied = newton.beta[::-1]  # each half gets the other's
-    refit = Scores(len(half), sets)
-    for part, clean, D in passes():
-        beta = torch.from_numpy(np.ascontiguousarray(applied[half[part]])).to(D.device)
-        refit.put(part, scores(log_probs_at(D.add_(clean.lp[:, None]), beta), clean.targets))
+        sweep(newton.beta, None)
+    applied = np.ascontiguousarray(newton.beta[::-1])  # each half gets the other's
+    sweep(applied, refit)
     return Calibrated(plain, refit, 1 / applied)
 
 

@@ -36,7 +36,7 @@ from neuronlab.kernels.interface import BLOCK, Clean, Coefficients, Directions, 
 from neuronlab.schemas import RANK_VARIANTS, VARIANTS
 
 JointEffects = Effects  # arrays [variants, tokens, sets]
-BUDGET = {"cpu": 16 * 2**20, "cuda": 4 * 2**30}  # bytes of logits that tokens x sets write, alive at once
+BUDGET = {"cpu": 4 * 2**20, "cuda": 4 * 2**30}  # bytes of logits that tokens x sets write, alive at once
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def joint_effects(
     factors = joint_coefficients(last, tokens, lines, deltas, variants=variants)
     parts = []
     for part in _parts(last, len(tokens), len(sets)):
-        own = _own_lines(last, lines, [delta[part] for delta in deltas])
+        own = _own_lines(last, lines, [delta[part] for delta in deltas], torch.float64)
         parts.append(run_kernel(last, clean_part(clean, part), own, _factors_part(factors, part), ranked=ranked))
     return brute_force.joined(parts)
 
@@ -175,7 +175,7 @@ def logit_changes(
     lines = _checked(last, tokens, sets, deltas, lines)
     factors = joint_coefficients(last, tokens, lines, deltas, variants=[variant])
     for part in _parts(last, len(tokens), len(sets)):
-        own = _own_lines(last, lines, [delta[part] for delta in deltas])
+        own = _own_lines(last, lines, [delta[part] for delta in deltas], last.dtype)
         here = _factors_part(factors, part)
         yield part, torch_kernel.logit_change(clean_part(clean, part), own, here, reference=last.reference)
 
@@ -238,18 +238,19 @@ def _parts(last: LastLayer, tokens: int, sets: int) -> Iterator[slice]:
         yield slice(start, min(start + size, tokens))
 
 
-def _own_lines(last: LastLayer, lines: SetLines, deltas: Sequence[Float[Tensor, "tokens k"]]) -> Directions:
-    """Logits that the sets write at each token: delta U, summed in float64 and rounded once."""
+def _own_lines(
+    last: LastLayer, lines: SetLines, deltas: Sequence[Float[Tensor, "tokens k"]], dtype: torch.dtype
+) -> Directions:
+    """Logits that the sets write at each token: delta U, summed in `dtype` and rounded once."""
     tokens, sets = len(deltas[0]), len(deltas)
     U = torch.empty(tokens, sets, last.readout.vocab, dtype=last.dtype, device=last.device)
     dot_g, dot_q = (torch.empty(tokens, sets, dtype=torch.float64, device=last.device) for _ in range(2))
     for s, (delta, place) in enumerate(zip(deltas, lines.places, strict=True)):
         delta, chosen = delta.double(), list(place)
-        total = torch.zeros(tokens, last.readout.vocab, dtype=torch.float64, device=last.device)
-        for start in range(0, len(chosen), BLOCK):
-            block = slice(start, start + BLOCK)
-            total.addmm_(delta[:, block], lines.lines.U[chosen[block]].double())
-        U[:, s] = total
+        U[:, s] = sum(
+            delta[:, i : i + BLOCK].to(dtype) @ lines.lines.U[chosen[i : i + BLOCK]].to(dtype)
+            for i in range(0, len(chosen), BLOCK)
+        )
         dot_g[:, s], dot_q[:, s] = delta @ lines.lines.dot_g[chosen], delta @ lines.lines.dot_q[chosen]
     return Directions(U, dot_g, dot_q)
 

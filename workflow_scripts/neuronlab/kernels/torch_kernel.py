@@ -127,7 +127,7 @@ def _change(
     U = lines.U[tokens, neurons] if lines.own else lines.U[None, neurons]
     along = (tokens, neurons) if lines.own else (neurons,)
     capped = clean.softcap is not None
-    mean = torch.einsum("tv,tnv->tn", p, U) if lines.own else p @ U[0].T
+    mean = torch.bmm(U, p[..., None])[..., 0] if lines.own else p @ U[0].T
     constant = torch.zeros_like(mean) if capped else mean
     D = (U - constant[..., None]).mul_(b[..., None]).addcmul_(a[..., None], z[:, None])
     if c is not None and clean.m is not None:
