@@ -35,6 +35,7 @@ rule survey_model:
         model=model_spec,
         text=text_spec,
         null_space_k=null_space_k,
+        include_padded=config["weights"]["include_padded"],
         sequences=lambda wildcards: comparison_entry(wildcards)["sequences"],
         heads_length=config["induction"]["heads"]["length"],
         heads_sequences=config["induction"]["heads"]["sequences"],

@@ -16,6 +16,7 @@ with job(snakemake) as run:
         spectrum=snakemake.output.spectrum,
         sequences=snakemake.params.sequences,
         null_space_k=snakemake.params.null_space_k,
+        include_padded=snakemake.params.include_padded,
         heads_length=snakemake.params.heads_length,
         heads_sequences=snakemake.params.heads_sequences,
         kernel=snakemake.params.kernel,

@@ -87,8 +87,7 @@ def test_calibration_error_equals_naive_code() -> None:
     order = np.argsort(confidence)
     chunks = np.array_split(order, 10)
     naive = sum(len(c) / 500 * abs(confidence[c].mean() - right[c].mean()) for c in chunks)
-    assert found["ece"] == pytest.approx(naive, rel=1e-10)
-    assert found["ece_low"] < found["ece_high"]
+    assert found.estimate == pytest.approx(naive, rel=1e-10)
     np.testing.assert_allclose(rows["accuracy"], [right[c].mean() for c in chunks])
     np.testing.assert_allclose(rows["confidence"], [confidence[c].mean() for c in chunks])
     assert rows["n_tokens"].to_list() == [50] * 10
@@ -118,7 +117,9 @@ def test_the_interval_of_the_error_resamples_documents() -> None:
         tokens = np.concatenate([np.tile(np.flatnonzero(documents.row == d), int(n)) for d, n in enumerate(draw)])
         gap = (confidence - right)[tokens]
         values.append(sum(abs(gap[place[tokens] == b].sum()) for b in range(5)) / len(tokens))
-    assert [found["ece_low"], found["ece_high"]] == pytest.approx(list(np.quantile(values, [0.025, 0.975])))
+    np.testing.assert_allclose(found.resamples, values)
+    columns = documents.columns("ece", found)
+    assert [columns["ece_low"], columns["ece_high"]] == pytest.approx(list(np.quantile(values, [0.025, 0.975])))
 
 
 def test_refitting_repairs_a_sharpened_model_and_leaves_a_calibrated_one() -> None:
@@ -137,6 +138,17 @@ def test_refitting_repairs_a_sharpened_model_and_leaves_a_calibrated_one() -> No
         assert rows[name, "ablated"]["nll"] > refit["nll"] + 0.05
         assert rows[name, "ablated"]["accuracy"] == refit["accuracy"]
     assert rows["none", "clean_refit"]["refit_temperature"] == pytest.approx(1, abs=0.05)
+    for name, row in rows.items():
+        for measure in ("nll", "brier", "ece", "confidence", "accuracy"):
+            if name[0] == "none":
+                assert row[f"{measure}_change"] is None
+                continue
+            clean = rows["none", name[1].replace("ablated", "clean")]
+            assert row[f"{measure}_change"] == pytest.approx(row[measure] - clean[measure], abs=1e-12)
+            assert row[f"{measure}_change_low"] <= row[f"{measure}_change"] <= row[f"{measure}_change_high"]
+    # Paired: the difference is known far better than either number.
+    sharp = rows["sharp", "ablated"]
+    assert sharp["nll_change_high"] - sharp["nll_change_low"] < 0.7 * (sharp["nll_high"] - sharp["nll_low"])
     assert calibration.columns == list(SCHEMAS["calibration"])
     assert reliability.columns == list(SCHEMAS["reliability"])
     assert reliability.group_by("set", "condition").len()["len"].to_list() == [15] * 6

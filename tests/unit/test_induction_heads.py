@@ -12,7 +12,6 @@ import torch
 from neuronlab.head_sets import AttentionError
 from neuronlab.induction_heads import (
     MEASURES,
-    Repetitions,
     Scores,
     draw_random,
     measure_heads,
@@ -21,6 +20,7 @@ from neuronlab.induction_heads import (
     weights_of,
 )
 from neuronlab.models import Model, ModelSpec
+from neuronlab.repeat_places import Repeats
 from neuronlab.tables import read_table, write_table
 from transformers import AutoModelForCausalLM
 
@@ -96,7 +96,7 @@ def test_scores_on_text_by_loops(tiny_model: TINY, tiny_directories: dict[str, P
     frame = text_repeats()
     path = tmp_path / "repeats.parquet"
     write_table(frame, path, "repeats")
-    repetitions = Repetitions.read(path)
+    repetitions = Repeats.read(path)
     found = measure_heads(tiny_model("gpt2"), repetitions, batch_size=2)
     attention = eager(tiny_directories["gpt2"], repetitions.tokens)
     for s, row in enumerate(frame.iter_rows(named=True)):
@@ -128,7 +128,7 @@ def test_queries_before_the_repeat_do_not_count() -> None:
     length = 5
     tokens = np.array([[0, *range(10, 15), *range(10, 15)]])
     copy, offset = np.array([[-1, *[0] * 5, *[1] * 5]]), np.array([[0, *range(5), *range(5)]])
-    score = weights_of(Repetitions(tokens, copy, offset, np.array([0])))[MEASURES.index("score"), 0]
+    score = weights_of(Repeats(tokens, np.array([0]), copy, offset, np.array([True])))[MEASURES.index("score"), 0]
     early = np.zeros((11, 11))
     for query in (length - 1, length):
         early[query, query - (length - 1)] = 1

@@ -216,9 +216,7 @@ def stretches_by_pairs(
     border=st.none() | st.integers(0, 40),
 )
 @example(tokens=[1, 2, 9, 1, 2, 9, 5], forbidden=set(), prefix=2, min_distance=1, border=None)
-@example(
-    tokens=[1, 2, 3, 4, 1, 2], forbidden=set(), prefix=2, min_distance=1, border=None
-)  # nothing follows
+@example(tokens=[1, 2, 3, 4, 1, 2], forbidden=set(), prefix=2, min_distance=1, border=None)  # nothing follows
 @example(tokens=[1, 2, 3, 1, 2, 3, 1, 2, 4], forbidden=set(), prefix=2, min_distance=1, border=None)  # three times
 @example(tokens=[1, 1, 3, 1, 1, 3], forbidden=set(), prefix=2, min_distance=1, border=None)  # not all different
 def test_the_finder_agrees_with_all_pairs(

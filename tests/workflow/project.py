@@ -26,7 +26,10 @@ def make_text(path: Path, *, documents: int = 12, words: int = 60, seed: int = 0
 
 
 def small_config(model: Path) -> dict:
-    """Study A of one tiny directory model, compared with itself, on one small text, `words.txt` in the working directory; everything cheap."""
+    """Study A of one tiny directory model, compared with itself, on one small text; everything cheap.
+
+    The text is `words.txt` in the working directory.
+    """
     return {
         "models": {
             "tiny": {"source": "directory", "path": str(model), "null_space_k": [4]},

@@ -54,9 +54,9 @@ def set_value(config: dict, path: str, value: object) -> dict:
         (
             "induction.synthetic.length",
             40,
-            "induction.synthetic.length: 40 tokens after the BOS are repeated, but the sequences of texts.words have 32",
+            "induction.synthetic.length: 40 tokens after the BOS are repeated, but the sequences of texts.words",
         ),
-        ("induction.heads.length", 200, "induction.heads.length: BOS and all copies are 401 tokens, but the context of"),
+        ("induction.heads.length", 200, "induction.heads.length: BOS and all copies are 401 tokens, but the"),
         ("induction.heads.sets", ["1.9"], "induction.heads.sets: '1.9': models.tiny has no head 1.9"),
         ("comparisons.both.text", "wrods", "comparisons.both.text: no text 'wrods' under texts; did you mean 'words'?"),
         ("comparisons.both.models", ["tiny", "twn"], "comparisons.both.models: no model 'twn' under models; did you"),
@@ -83,7 +83,7 @@ def test_an_incomplete_model_directory(project, tiny_directory, pattern, message
 
 def test_an_unknown_revision_lists_the_known_ones(project, tiny_directory):
     config = project.config()
-    config["confidence_regulation"]["models"] = ["tiny@step_7"]
+    config["confidence_regulation"] |= {"models": ["tiny@step_7"], "references": {}}
     output = refuse(project, config)
     assert "models.tiny@step_7" in output
     assert "step_7" in output

@@ -27,7 +27,6 @@ from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import (
     bootstrap_weights,
     clustered_function_interval,
-    clustered_interval,
     percentile_interval,
 )
 
@@ -185,6 +184,18 @@ def equal_mass_bins(confidence: Float64[Array, " tokens"], bins: int) -> Int[Arr
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """A number, and what it is in every resample."""
+
+    estimate: float
+    resamples: Float64[Array, " resamples"]
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        """The difference, resample by resample."""
+        return Resampled(self.estimate - other.estimate, self.resamples - other.resamples)
+
+
+@dataclass(frozen=True)
 class Documents:
     """Which document each token stems from, and the resamples."""
 
@@ -206,17 +217,38 @@ class Documents:
         cell = self.row * columns + column
         return np.bincount(cell, weights=values, minlength=len(self.counts) * columns).reshape(-1, columns)
 
+    @property
+    def drawn(self) -> Float64[Array, " resamples"]:
+        """Tokens of each resample."""
+        return self.weights @ self.counts
+
+    def mean(self, values: Float64[Array, " tokens"]) -> Resampled:
+        """Mean over tokens."""
+        sums = np.bincount(self.row, weights=values, minlength=len(self.counts))
+        return Resampled(sums.sum() / self.counts.sum(), self.weights @ sums / self.drawn)
+
+    def columns(self, name: str, value: Resampled | None) -> dict[str, float | None]:
+        """A number with its interval, as a table has it; all missing for None."""
+        names = (name, f"{name}_low", f"{name}_high")
+        if value is None:
+            return dict.fromkeys(names)
+        interval = percentile_interval(
+            np.array([value.estimate]), value.resamples[:, None], self.level, clusters=len(self.counts)
+        )
+        ends = (interval.estimate, interval.low, interval.high)
+        return {key: float(end[0]) for key, end in zip(names, ends, strict=True)}
+
 
 def calibration_error(
     confidence: Float64[Array, " tokens"], right: Float64[Array, " tokens"], bins: int, documents: Documents
-) -> tuple[dict[str, float], pl.DataFrame]:
-    """ECE with its interval, and the rows of its reliability diagram (without the columns that name the set)."""
+) -> tuple[Resampled, pl.DataFrame]:
+    """ECE, and the rows of its reliability diagram (without the columns that name the set)."""
     place = equal_mass_bins(confidence, bins)
     gaps = documents.sums(confidence - right, place, bins)
-    estimate = np.abs(gaps.sum(0)).sum() / documents.counts.sum()
-    drawn = documents.weights @ documents.counts
-    resampled = np.abs(documents.weights @ gaps).sum(1) / np.where(drawn > 0, drawn, np.nan)
-    ece = percentile_interval(np.array([estimate]), resampled[:, None], documents.level, clusters=len(documents.counts))
+    ece = Resampled(
+        np.abs(gaps.sum(0)).sum() / documents.counts.sum(),
+        np.abs(documents.weights @ gaps).sum(1) / documents.drawn,
+    )
     sizes = documents.sums(np.ones_like(right), place, bins)
     filled = sizes.sum(0) > 0
     accuracy = clustered_function_interval(
@@ -236,7 +268,7 @@ def calibration_error(
             "accuracy_high": accuracy.high,
         }
     )
-    return {"ece": ece.estimate[0], "ece_low": ece.low[0], "ece_high": ece.high[0]}, rows
+    return ece, rows
 
 
 def calibration_frames(
@@ -245,30 +277,29 @@ def calibration_frames(
     """The tables "calibration" and "reliability".
 
     Args:
-        sets: what the scores' columns are; `CLEAN` is the model as it is.
+        sets: what the scores' columns are; the first is `CLEAN`, the model as it is.
     """
     records, diagrams = [], []
     conditions = [("", calibrated.plain)] + ([("_refit", calibrated.refit)] if calibrated.refit else [])
+    clean: dict[str, dict[str, Resampled]] = {}
     for s, one in enumerate(sets):
         for suffix, found in conditions:
-            condition = ("clean" if one == CLEAN else "ablated") + suffix
             values = {name: array[:, s] for name, array in found.values.items()}
-            record: dict[str, object] = one.columns() | {"condition": condition}
-            record["refit_temperature"] = 1.0
+            condition = ("clean" if one == CLEAN else "ablated") + suffix
+            record: dict[str, object] = one.columns() | {"condition": condition, "refit_temperature": 1.0}
             if suffix and calibrated.temperature is not None:
                 record["refit_temperature"] = float(calibrated.temperature[:, s].mean())
             record |= {"n_tokens": len(values["nll"]), "n_documents": len(documents.counts)}
-            ece, rows = calibration_error(values["confidence"], values["right"], bins, documents)
-            for name in MEASURES:
-                sums = documents.sums(values[name], np.zeros_like(documents.row), 1)
-                interval = clustered_interval(sums, documents.counts, documents.weights, documents.level)
-                column = "accuracy" if name == "right" else name
-                ends = (interval.estimate, interval.low, interval.high)
-                record |= {f"{column}{end}": float(x[0]) for end, x in zip(("", "_low", "_high"), ends, strict=True)}
-            records.append(record | ece)
-            diagrams.append(
-                rows.with_columns(**{k: pl.lit(v) for k, v in (one.columns() | {"condition": condition}).items()})
-            )
+            measured = {("accuracy" if name == "right" else name): documents.mean(values[name]) for name in MEASURES}
+            measured["ece"], rows = calibration_error(values["confidence"], values["right"], bins, documents)
+            if one == CLEAN:
+                clean[suffix] = measured
+            for name, value in measured.items():
+                record |= documents.columns(name, value)
+                record |= documents.columns(f"{name}_change", None if one == CLEAN else value - clean[suffix][name])
+            records.append(record)
+            names = one.columns() | {"condition": condition}
+            diagrams.append(rows.with_columns(**{name: pl.lit(value) for name, value in names.items()}))
     return _table(pl.DataFrame(records, infer_schema_length=None), "calibration"), _table(
         pl.concat(diagrams, how="vertical_relaxed"), "reliability"
     )

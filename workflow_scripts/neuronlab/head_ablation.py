@@ -24,9 +24,9 @@ from neuronlab.head_passes import Effects, Work
 from neuronlab.head_readouts import QUANTITIES
 from neuronlab.head_sets import AttentionError, PlannedSet, plan_sets
 from neuronlab.head_verification import report, verify_sets
-from neuronlab.induction_heads import Repetitions
 from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer
+from neuronlab.repeat_places import Repeats
 from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import bootstrap_weights, clustered_interval
 from neuronlab.tables import Provenance, read_table, write_table
@@ -77,7 +77,7 @@ def ablate_heads(
     plan = plan_sets(
         read_table(heads, "induction_heads"), top=top, configured=sets, baselines=baselines, seed=inputs.seed
     )
-    repetitions = Repetitions.read(repeats).head(sequences)
+    repetitions = Repeats.read(repeats).part(slice(sequences))
     if not len(repetitions):
         print("no repetition: no heads are ablated", file=sys.stderr)
         for path, name in (
@@ -122,15 +122,15 @@ def ablate_heads(
 
     tracked = neurons_of(chosen, TRACKED, TRACKED_CONTROLS)
     held = neurons_of(chosen, MATRIX, MATRIX_CONTROLS)
-    clusters = Clusters.of(repetitions.clusters, resamples, level, inputs.seed)
+    clusters = Clusters.of(repetitions.document, resamples, level, inputs.seed)
     effects = work.effects(unique, methods, means, tracked)
-    few = replace(work, repetitions=repetitions.head(MATRIX_SEQUENCES))
+    few = replace(work, repetitions=repetitions.part(slice(MATRIX_SEQUENCES)))
     matrix = few.matrix(methods, means, held)
     record = {**(provenance or {}), "verified_in": "float64" if exact else inputs.model.dtype}
     table = effects_table(effects, plan, methods, work, tracked, clusters)
     write_table(table, head_ablation, "head_ablation", record)
     write_table(
-        matrix_table(matrix, methods, few, held, Clusters.of(few.repetitions.clusters, resamples, level, inputs.seed)),
+        matrix_table(matrix, methods, few, held, Clusters.of(few.repetitions.document, resamples, level, inputs.seed)),
         head_neurons,
         "head_neurons",
         record,
@@ -138,7 +138,7 @@ def ablate_heads(
     write_table(checked, head_verification, "head_verification", record)
 
 
-def shared_positions(repetitions: Repetitions) -> Int[Array, " query"]:
+def shared_positions(repetitions: Repeats) -> Int[Array, " query"]:
     """Positions of the copies, which must be the same in every sequence.
 
     Raises:

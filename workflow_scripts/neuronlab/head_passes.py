@@ -28,9 +28,9 @@ from neuronlab.attention import (
 )
 from neuronlab.head_readouts import QUANTITIES, read
 from neuronlab.head_sets import HeadSet
-from neuronlab.induction_heads import Repetitions
 from neuronlab.models import Model
 from neuronlab.readout import Readout
+from neuronlab.repeat_places import Repeats
 
 Array = np.ndarray
 RESIDUAL_BYTES = 2**28  # residuals of ablated sets that wait for the read-out
@@ -53,7 +53,7 @@ class Work:
     """The passes of a run, batch by batch."""
 
     model: Model
-    repetitions: Repetitions
+    repetitions: Repeats
     positions: Int[Array, " query"]
     batch_size: int
     tokens_per_chunk: int

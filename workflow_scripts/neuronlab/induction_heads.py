@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,47 +28,14 @@ from neuronlab.attention_parts import head_count
 from neuronlab.head_sets import AttentionError
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
+from neuronlab.repeat_length import repeat_length
+from neuronlab.repeat_places import Repeats
+from neuronlab.repeats import ordinary_ids, repeat
 from neuronlab.statistics import bootstrap_weights, clustered_interval
-from neuronlab.tables import Provenance, read_table, write_table
+from neuronlab.tables import Provenance, write_table
 
 Array = np.ndarray
 MEASURES = ("score", "previous_token", "bos_first", "bos_second")
-
-
-@dataclass(frozen=True)
-class Repetitions:
-    """Sequences that repeat a stretch.
-
-    Attributes:
-        copy: copy that each position belongs to, 0 the first; -1 outside the copies.
-        offset: place within the copy.
-        clusters: what the bootstrap resamples, by sequence.
-    """
-
-    tokens: Int[Array, "sequences position"]
-    copy: Int[Array, "sequences position"]
-    offset: Int[Array, "sequences position"]
-    clusters: Int[Array, " sequences"]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def part(self, rows: slice) -> Repetitions:
-        """Some of the sequences."""
-        return Repetitions(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def head(self, sequences: int) -> Repetitions:
-        """The first sequences."""
-        return self.part(slice(sequences))
-
-    @classmethod
-    def read(cls, path: str | Path) -> Repetitions:
-        """Read a table of repetitions; it may be empty."""
-        frame = read_table(path, "repeats").sort("sequence")
-        width = len(frame["tokens"][0]) if len(frame) else 0
-        rows = (np.array(frame[name].to_list(), dtype=np.int64) for name in ("tokens", "copy", "offset"))
-        tokens, copy, offset = (row.reshape(len(frame), width) for row in rows)
-        return cls(tokens, copy, offset, frame["document"].to_numpy())
 
 
 @dataclass(frozen=True)
@@ -89,7 +56,7 @@ def score_heads(
     model: ModelSpec,
     repeats: Mapping[str, str | Path],
     heads: str | Path,
-    length: int = 100,
+    length: int | None = None,
     sequences: int = 256,
     threshold: float = 0.7,
     batch_size: int = 16,
@@ -102,14 +69,14 @@ def score_heads(
 
     Args:
         repeats: tables "repeats" by source; may be empty.
-        length: tokens of the random stretch.
+        length: tokens of the random stretch; None for 100, or as many as the context allows.
         threshold: a head is an induction head if its mean score is above this.
 
     Raises:
         AttentionError: sequences longer than the context, or too few ids to draw from.
         ModelError, TableError: whatever does not fit.
     """
-    read = {source: Repetitions.read(path) for source, path in repeats.items()}
+    read = {source: Repeats.read(path) for source, path in repeats.items()}
     loaded = load_model(model)
     sources = {"random": draw_random(loaded, length, sequences, seed)} | read
     frames = []
@@ -122,36 +89,30 @@ def score_heads(
     write_table(pl.concat(frames), heads, "induction_heads", provenance)
 
 
-def draw_random(model: Model, length: int, sequences: int, seed: int) -> Repetitions:
-    """[BOS, r, r] with r uniform over real ids that are no marks; without a BOS token in the vocabulary [r, r].
+def draw_random(model: Model, length: int | None, sequences: int, seed: int) -> Repeats:
+    """[BOS, r, r] with r uniform over ordinary ids; without a BOS token in the vocabulary [r, r].
+
+    Args:
+        length: of r; None for 100, or as many as the context allows.
 
     Raises:
         AttentionError: if that is longer than the model's context, or nothing can be drawn.
     """
-    bos = [] if model.bos_token_id is None else [model.bos_token_id]
-    total = len(bos) + 2 * length
+    length, front = repeat_length(length, n_ctx=model.n_ctx), int(model.bos_token_id is not None)
+    total = front + 2 * length
     if total > (model.n_ctx or total):
         raise AttentionError(
             f"induction.heads.length is {length}: BOS and two copies are {total} tokens, but the context of "
-            f"{model.spec.where} is {model.n_ctx}; lower it to at most {(model.n_ctx - len(bos)) // 2}"
+            f"{model.spec.where} is {model.n_ctx}; lower it to at most {(model.n_ctx - front) // 2}"
         )
-    usable = model.vocabulary.real.copy()
-    usable[[i for i in model.tokenizer.all_special_ids if i < len(usable)]] = False
-    ids = np.flatnonzero(usable)
+    ids = np.flatnonzero(ordinary_ids(model.vocabulary))
     if len(ids) < 2:
         raise AttentionError(f"{model.spec.where}: its tokenizer has {len(ids)} ids that mark nothing: none to draw")
-    stretch = np.random.default_rng([seed, 0x4845]).choice(ids, (sequences, length))
-    front = np.tile(np.array(bos, dtype=np.int64), (sequences, 1))
-    place = np.tile(np.arange(length), (sequences, 1))
-    return Repetitions(
-        tokens=np.hstack([front, stretch, stretch]),
-        copy=np.hstack([np.full_like(front, -1), np.zeros_like(place), np.ones_like(place)]),
-        offset=np.hstack([np.zeros_like(front), place, place]),
-        clusters=np.arange(sequences),
-    )
+    stretches = np.random.default_rng([seed, 0x4845]).choice(ids, (sequences, length))
+    return Repeats.of_stretches(*repeat(stretches, model.bos_token_id, np.array([], dtype=np.int64), 2))
 
 
-def weights_of(repetitions: Repetitions) -> Float[Array, "measures sequences query key"]:
+def weights_of(repetitions: Repeats) -> Float[Array, "measures sequences query key"]:
     """For every measure the weight of each (query, key): attention times weight, summed, is the measure.
 
     A measure without a query in a sequence has NaN there.
@@ -176,7 +137,7 @@ def weights_of(repetitions: Repetitions) -> Float[Array, "measures sequences que
     return np.divide(found, queries, out=np.full_like(found, np.nan), where=queries > 0)
 
 
-def measure_heads(model: Model, repetitions: Repetitions, batch_size: int, label: str = "heads") -> Scores:
+def measure_heads(model: Model, repetitions: Repeats, batch_size: int, label: str = "heads") -> Scores:
     """All measures of all heads from one clean pass, of the sequences that repeat something."""
     n = len(repetitions)
     values = np.full((len(MEASURES), n, model.n_layers, head_count(model.bridge)), np.nan)
@@ -191,7 +152,7 @@ def measure_heads(model: Model, repetitions: Repetitions, batch_size: int, label
 
         patterns(model, torch.from_numpy(chosen.tokens).long(), reduce)
     usable = ~np.isnan(values[0]).any((-2, -1))
-    return Scores(values[:, usable], repetitions.clusters[usable])
+    return Scores(values[:, usable], repetitions.document[usable])
 
 
 def summarise(scores: Scores, source: str, threshold: float, resamples: int, level: float, seed: int) -> pl.DataFrame:

@@ -82,7 +82,9 @@ def frequency_neurons(key: str, roles: Sequence[str] = ("main",)) -> list[int]:
         roles: "main", "candidate" or both.
     """
     with FREQUENCY_NEURONS.open(newline="") as file:
-        return sorted(int(row["neuron"]) for row in csv.DictReader(file) if row["model"] == key and row["role"] in roles)
+        return sorted(
+            int(row["neuron"]) for row in csv.DictReader(file) if row["model"] == key and row["role"] in roles
+        )
 
 
 def published_name(entry: Mapping[str, object], model: str) -> str | None:

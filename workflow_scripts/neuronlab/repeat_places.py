@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,21 @@ class Repeats:
         }
         return cls(**lists, document=frame["document"].to_numpy(), continues=frame["continues"].to_numpy())
 
+    @classmethod
+    def of_stretches(
+        cls, rows: Int[Array, "sequences position"], copy: Int[Array, " position"], offset: Int[Array, " position"]
+    ) -> Repeats:
+        """Sequences of one layout whose copies are equal, each a document of its own."""
+        n = len(rows)
+        alike = (np.tile(row, (n, 1)) for row in (copy, offset))
+        return cls(rows, np.arange(n), *alike, continues=np.ones(n, dtype=bool))
+
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def part(self, rows: slice) -> Repeats:
+        """Some of the sequences."""
+        return Repeats(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
     def last_copy(self) -> int:

@@ -46,6 +46,16 @@ def _dose_response() -> Schema:
     return columns
 
 
+def _calibration_changes() -> Schema:
+    """Differences from the clean model, each of the same resamples."""
+    columns: Schema = {}
+    for name in ("nll", "brier", "ece", "confidence", "accuracy"):
+        columns |= with_interval(
+            f"{name}_change", f"{name}: difference from the clean model in the same condition; missing for that itself"
+        )
+    return columns
+
+
 SETS: dict[str, Schema] = {
     "token_frequency": NEURON
     | {
@@ -124,7 +134,8 @@ SETS: dict[str, Schema] = {
     | with_interval("brier", "Brier score over the whole vocabulary, from 0 to 2")
     | with_interval("ece", "expected calibration error of the top prediction, equal-mass bins")
     | with_interval("confidence", "mean probability of the top prediction")
-    | with_interval("accuracy", "share of tokens that the top prediction gets right"),
+    | with_interval("accuracy", "share of tokens that the top prediction gets right")
+    | _calibration_changes(),
     "reliability": SET
     | {
         "condition": Column(STR, "as in calibration.parquet"),

@@ -60,7 +60,7 @@ def survey_model(
     null_space_k: Sequence[float] = (0.01,),
     include_padded: bool = False,
     replacement: str = "mean",
-    heads_length: int = 100,
+    heads_length: int | None = None,
     heads_sequences: int = 256,
     kernel: str = "auto",
     batch_size: int = 16,
