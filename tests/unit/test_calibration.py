@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from neuronlab.calibration import (
-    CLEAN,
-    Calibrated,
-    Documents,
-    calibrate,
-    calibration_error,
-    calibration_frames,
-    equal_mass_bins,
-    halves,
-    scores,
-)
+from neuronlab.calibration import Calibrated, calibrate, halves, scores
+from neuronlab.calibration_tables import CLEAN, Documents, calibration_error, calibration_frames, equal_mass_bins
 from neuronlab.kernels.interface import Clean
 from neuronlab.neuron_sets import NeuronSet
 from neuronlab.schemas import SCHEMAS

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from neuronlab.ablation import LastLayer, Tokens, clean_of
 from neuronlab.ablation_shards import DocumentSums, token_values
-from neuronlab.calibration import CLEAN, Documents, Pass, calibrate, calibration_frames, halves
+from neuronlab.calibration import Pass, calibrate, halves
+from neuronlab.calibration_tables import CLEAN, Documents, calibration_frames
 from neuronlab.effects import effects_frame
 from neuronlab.final_states import AblationInputs, Setup
 from neuronlab.joint import SetLines, clean_part, joint_effects, lines_of_sets, logit_changes
