@@ -16,6 +16,7 @@ import polars as pl
 
 from neuronlab.figures import groups, saving, theme
 from neuronlab.figures.points import Axis, label_layer, place_labels
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Dose and response: neurons clamped to a value"
@@ -213,7 +214,7 @@ def draw(
     made = chart(
         read_table(dose_response, "dose_response"),
         read_table(statistics, "activation_statistics"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         sets=sets,

@@ -12,6 +12,7 @@ import polars as pl
 from neuronlab.figures import groups, saving, theme
 from neuronlab.figures.checkpoints import Training, base_of, training
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "What emerges along training"
@@ -278,7 +279,7 @@ def draw(
     made = chart(
         read_table(neurons, "comparison_neurons"),
         read_table(summary, "comparison_summary"),
-        groups.read_selection(selections) if selections else None,
+        read_selections(selections) if selections else None,
         comparison=comparison,
         text=text,
         reference=reference,

@@ -13,6 +13,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, points, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Change of entropy against change of prediction"
@@ -140,7 +141,7 @@ def draw(
     """Rule `draw_entropy_prediction`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(effects, "effects"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         sets=sets,

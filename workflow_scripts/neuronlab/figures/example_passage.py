@@ -13,6 +13,7 @@ import altair as alt
 import polars as pl
 
 from neuronlab.figures import effects_data, groups, saving, theme, token_data
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "What replacing a neuron's activation changes in one passage"
@@ -212,7 +213,7 @@ def draw(
         read_table(traces, "traces"),
         read_table(tokens, "tokens"),
         read_table(strings, "token_strings"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         replacement=replacement,

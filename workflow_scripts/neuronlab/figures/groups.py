@@ -7,24 +7,16 @@ their fixed colours; any further set takes the next colour of the palette.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import altair as alt
 import polars as pl
 
 from neuronlab.figures import theme
-from neuronlab.tables import read_table
 
 OTHERS = "other neurons"
 CONTROLS = "controls"
 KNOWN = {"entropy": ("entropy neurons", theme.VERMILION), "token_frequency": ("token-frequency neurons", theme.BLUE)}
 FURTHER = (theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY)
-
-
-def read_selection(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
-    """One selection table, or several (weight-based, effect-based) as one."""
-    several = [paths] if isinstance(paths, str | Path) else list(paths)
-    return pl.concat([read_table(path, "selection") for path in several])
 
 
 def highlighted_sets(selection: pl.DataFrame, sets: Sequence[str] | None) -> list[str]:

@@ -13,6 +13,7 @@ import altair as alt
 import polars as pl
 
 from neuronlab.figures import groups, saving, theme
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Neurons and output when attention heads are ablated"
@@ -275,7 +276,7 @@ def draw(
     """Rule `draw_head_ablation`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(head_ablation, "head_ablation"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         level=level,

@@ -12,6 +12,7 @@ import altair as alt
 import polars as pl
 
 from neuronlab.figures import groups, saving, theme
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Which heads drive which neurons"
@@ -199,7 +200,7 @@ def draw(
     """Rule `draw_head_neurons`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(head_neurons, "head_neurons"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         level=level,

@@ -16,6 +16,7 @@ import polars as pl
 from neuronlab.figures import groups, saving, theme
 from neuronlab.figures.induction_profile import COPIES, Places
 from neuronlab.figures.repetition_panels import VARIANTS, WIDTH, Line, band_name, column, shades
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLES = {
@@ -183,7 +184,7 @@ def draw(
     made = chart(
         read_table(ablation, "induction_ablation"),
         read_table(tests, "induction_tests"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         kind=kind,

@@ -16,6 +16,7 @@ import polars as pl
 
 from neuronlab.figures import groups, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLES = {
@@ -290,7 +291,7 @@ def draw(
     """Rule `draw_induction_profile`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(profile, "induction_profile"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         kind=kind,

@@ -14,6 +14,7 @@ import polars as pl
 
 from neuronlab.figures import groups, points, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Change of activation on repetition: synthetic against natural"
@@ -181,7 +182,7 @@ def draw(
     made = chart(
         read_table(synthetic, "induction_scores"),
         read_table(natural, "induction_scores"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         level=level,

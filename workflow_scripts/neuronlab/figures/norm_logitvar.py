@@ -14,6 +14,7 @@ import polars as pl
 
 from neuronlab.figures import groups, points, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 BINS = 60
@@ -151,5 +152,5 @@ def draw(
     sets: Sequence[str] | None = None,
 ) -> None:
     """Rule `draw_norm_logitvar`: read the tables, write the figure in the formats of `figures`' suffixes."""
-    made = chart(read_table(neurons, "neurons"), groups.read_selection(selection), model=model, sets=sets)
+    made = chart(read_table(neurons, "neurons"), read_selections(selection), model=model, sets=sets)
     saving.save(made, figures)

@@ -18,6 +18,7 @@ from neuronlab.figures import (
     theme,
     total_direct,
 )
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Which neurons regulate a model's confidence, and through what"
@@ -159,7 +160,7 @@ def draw(
         read_table(singular_values, "singular_values"),
         read_table(alignment, "alignment"),
         read_table(null_space, "null_space"),
-        groups.read_selection(selection),
+        read_selections(selection),
         read_table(traces, "traces"),
         read_table(effects, "effects"),
         model=model,

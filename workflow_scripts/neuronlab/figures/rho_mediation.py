@@ -14,6 +14,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, points, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Weights in the null space against mediation by the final norm"
@@ -194,7 +195,7 @@ def draw(
     made = chart(
         read_table(effects, "effects"),
         read_table(null_space, "null_space"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         sets=sets,

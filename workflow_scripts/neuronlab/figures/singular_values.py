@@ -16,6 +16,7 @@ import polars as pl
 
 from neuronlab.figures import groups, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Singular values of the unembedding and the neurons in its null space"
@@ -255,7 +256,7 @@ def draw(
         read_table(singular_values, "singular_values"),
         read_table(alignment, "alignment"),
         read_table(null_space, "null_space"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         sets=sets,
     )

@@ -15,6 +15,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Selected neurons against synthetic and norm-matched controls"
@@ -160,7 +161,7 @@ def draw(
     made = chart(
         read_table(effects, "effects"),
         read_table(synthetic, "synthetic"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         sets=sets,

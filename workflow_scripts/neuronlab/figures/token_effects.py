@@ -16,6 +16,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, saving, theme, token_data
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Effects of single neurons at single tokens"
@@ -221,7 +222,7 @@ def draw(
     """Rule `draw_token_effects`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(traces, "traces"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         replacement=replacement,

@@ -15,6 +15,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, points, saving, theme, total_direct
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_provenance, read_table
 
 TITLE = "Token-frequency neurons"
@@ -217,7 +218,7 @@ def draw(
     made = chart(
         read_table(token_frequency, "token_frequency"),
         read_table(traces, "traces"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         level=level,

@@ -14,6 +14,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
 TITLE = "Total and direct effect per token"
@@ -236,7 +237,7 @@ def draw(
     """Rule `draw_total_direct`: read the tables, write the figure in the formats of `figures`' suffixes."""
     made = chart(
         read_table(traces, "traces"),
-        groups.read_selection(selection),
+        read_selections(selection),
         model=model,
         text=text,
         sets=sets,
