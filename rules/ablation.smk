@@ -68,17 +68,9 @@ rule ablate_neurons:
     params:
         code=library("ablate_neurons"),
         model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text][
-            "include_padded"
-        ],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        ablation=ablation_settings,
         shard=lambda wildcards: int(wildcards.shard),
         shards=COMPUTE["shards"],
-        seed=config["seed"],
     script:
         "../workflow_scripts/ablate_neurons.py"
 
@@ -107,20 +99,12 @@ rule verify_ablation:
     params:
         code=library("verify_ablation"),
         model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text][
-            "include_padded"
-        ],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        ablation=ablation_settings,
         pairs=ABLATE["verification"]["pairs"],
         forward_pairs=ABLATE["verification"]["forward_pairs"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
         memory_mb=COMPUTE["memory_mb"],
-        seed=config["seed"],
     script:
         "../workflow_scripts/verify_ablation.py"
 
@@ -180,19 +164,11 @@ rule ablate_synthetic:
     params:
         code=library("ablate_synthetic"),
         model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text][
-            "include_padded"
-        ],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        ablation=ablation_settings,
         draws=config["controls"]["synthetic_draws"],
         resamples=ABLATE["resamples"],
         level=ABLATE["level"],
         te_floor=ABLATE["te_floor"],
-        seed=config["seed"],
     script:
         "../workflow_scripts/ablate_synthetic.py"
 
@@ -271,15 +247,7 @@ rule trace_neurons:
     params:
         code=library("trace_neurons"),
         model=model_spec,
-        include_padded=lambda wildcards: config["texts"][wildcards.text][
-            "include_padded"
-        ],
-        replacements=ABLATE["replacements"],
-        kernel=COMPUTE["kernel"],
-        batch_size=COMPUTE["batch_size"],
-        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
-        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        ablation=ablation_settings,
         sets=ABLATE["trace"],
-        seed=config["seed"],
     script:
         "../workflow_scripts/trace_neurons.py"

@@ -14,7 +14,7 @@ from neuronlab.ablation import AblationError
 from neuronlab.ablation_shards import ablate_neurons, sum_columns
 from neuronlab.activations import measure_activations
 from neuronlab.effects import EffectsError, summarize_effects
-from neuronlab.final_states import set_up
+from neuronlab.final_states import AblationInputs
 from neuronlab.kernels import brute_force
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model
@@ -40,9 +40,12 @@ class Run:
             "statistics": self.folder / "statistics.parquet",
         }
 
-    def shard(self, name: str, **options: object) -> pl.DataFrame:
+    def inputs(self, **options: object) -> AblationInputs:
+        return AblationInputs(**self.common() | options)
+
+    def shard(self, name: str, *, shard: int = 0, shards: int = 1, **options: object) -> pl.DataFrame:
         path = self.folder / f"{name}.parquet"
-        ablate_neurons(**self.common(), output=path, **options)
+        ablate_neurons(inputs=self.inputs(**options), output=path, shard=shard, shards=shards)
         return read_table(path, "ablation_shard")
 
 
@@ -154,10 +157,8 @@ def selection_table(folder: Path) -> Path:
 
 def test_traces_agree_with_shards(run: Run) -> None:
     path = run.folder / "traces.parquet"
-    trace_neurons(
-        **run.common(), selection=selection_table(run.folder), traces=path, replacements=["zero", "mean"],
-        sets=["chosen"], tokens_per_chunk=7,
-    )  # fmt: skip
+    inputs = run.inputs(replacements=["zero", "mean"], tokens_per_chunk=7)
+    trace_neurons(inputs=inputs, selection=selection_table(run.folder), traces=path, sets=["chosen"])
     traces, shard = read_table(path, "traces"), run.shard("zero", replacements=["zero"])
     assert traces["neuron"].unique().sort().to_list() == [4, 11, 30]
     assert traces["replacement"].unique().to_list() == ["zero"]
@@ -177,9 +178,8 @@ def test_synthetic_table(run: Run) -> None:
     path = run.folder / "synthetic.parquet"
     selection = selection_table(run.folder)
     for width in (2, 4096):
-        ablate_synthetic(
-            **run.common(), selection=selection, synthetic=path, draws=2, resamples=100, neurons_per_tile=width
-        )
+        inputs = run.inputs(neurons_per_tile=width)
+        ablate_synthetic(inputs=inputs, selection=selection, synthetic=path, draws=2, resamples=100)
         frame = read_table(path, "synthetic")
         assert frame.select("neuron", "draw").rows() == [(n, d) for n in (4, 11, 31) for d in (0, 1)]
     shard = run.shard("own", replacements=["mean"]).filter(pl.col("neuron") == 11)
@@ -187,18 +187,17 @@ def test_synthetic_table(run: Run) -> None:
     found = frame.filter(pl.col("neuron") == 11)
     np.testing.assert_allclose(found["indirect_entropy"], own, atol=1e-6)
     assert (found["te_entropy"] > 0).all()
-    ablate_synthetic(**run.common(), selection=selection, synthetic=path, draws=0)
+    ablate_synthetic(inputs=run.inputs(), selection=selection, synthetic=path, draws=0)
     assert len(read_table(path, "synthetic")) == 0
 
 
 def test_counts_of_another_vocabulary_are_refused(run: Run, tmp_path: Path) -> None:
     write_table(counts_frame(150, 150), tmp_path / "counts.parquet", "token_counts")
-    arguments = run.common() | {"counts": tmp_path / "counts.parquet"}
     with pytest.raises(AblationError, match="another model"):
-        set_up(**arguments, include_padded=False, kernel="auto", replacements=["mean"], seed=0)
+        run.inputs(counts=tmp_path / "counts.parquet").set_up()
 
 
 def test_a_mistaken_replacement_costs_no_model_time(run: Run) -> None:
-    arguments = run.common() | {"model": replace(run.spec, path="/nowhere")}
+    inputs = run.inputs(model=replace(run.spec, path="/nowhere"), replacements=["average"])
     with pytest.raises(ReplacementError, match="'average' is no replacement"):
-        set_up(**arguments, include_padded=False, kernel="auto", replacements=["average"], seed=0)
+        inputs.set_up()

@@ -142,14 +142,8 @@ def test_a_clamped_value_is_a_constant_replacement(gpt2: AblationInputs) -> None
     """The means of the rule that replaces activations by `constant:v`, for the same neurons and tokens."""
     found = clamp(gpt2, values=[-0.7, 0.25])
     folder = Path(gpt2.tokens).parent
-    ablate_neurons(
-        model=gpt2.model,
-        tokens=gpt2.tokens,
-        counts=gpt2.counts,
-        statistics=gpt2.statistics,
-        output=folder / "shard.parquet",
-        replacements=["constant:-0.7", "constant:0.25"],
-    )
+    inputs = replace(gpt2, replacements=("constant:-0.7", "constant:0.25"))
+    ablate_neurons(inputs=inputs, output=folder / "shard.parquet")
     shard = read_table(folder / "shard.parquet", "ablation_shard").group_by("replacement", "neuron").sum()
     for row in found.iter_rows(named=True):
         sums = shard.row(

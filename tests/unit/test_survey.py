@@ -15,6 +15,7 @@ from neuronlab.activations import measure_activations
 from neuronlab.attention import AttentionError
 from neuronlab.documents import TextSpec
 from neuronlab.effects import summarize_effects
+from neuronlab.final_states import AblationInputs
 from neuronlab.frequencies import CountsError, count_tokens
 from neuronlab.frequency_cosine import measure_frequency_cosine
 from neuronlab.induction_heads import draw_random
@@ -118,7 +119,8 @@ def rules(world: World) -> dict[str, pl.DataFrame]:
     common = {"model": world.spec, "tokens": path["tokens"], "counts": path["counts"], "statistics": path["statistics"]}
     measure_activations(**common, baseline=path["baseline"])
     for i, shard in enumerate("ab"):
-        ablate_neurons(**common, output=path[shard], shard=i, shards=2, tokens_per_chunk=7)
+        inputs = AblationInputs(**common, tokens_per_chunk=7)
+        ablate_neurons(inputs=inputs, output=path[shard], shard=i, shards=2)
     summarize_effects(shards=[path["a"], path["b"]], effects=path["effects"], te_floor=1e-6)
     names = {
         "tokens": "tokens",

@@ -77,14 +77,8 @@ def make_run(folder: Path, directory: Path) -> Run:
     measure_activations(
         model=spec, **files, statistics=statistics, baseline=folder / "baseline.parquet", layers=[-1], batch_size=4
     )
-    ablate_neurons(
-        model=spec,
-        **files,
-        statistics=statistics,
-        output=folder / "shard.parquet",
-        replacements=["zero", "mean"],
-        kernel="torch",
-    )
+    inputs = AblationInputs(spec, **files, statistics=statistics, replacements=("zero", "mean"), kernel="torch")
+    ablate_neurons(inputs=inputs, output=folder / "shard.parquet")
     measure_frequency_cosine(model=spec, counts=files["counts"], output=folder / "cosine.parquet")
     norms = np.random.default_rng(0).uniform(1, 2, 96)
     columns = {name: np.zeros(96) for name in SCHEMAS["neurons"]} | {"norm": norms}

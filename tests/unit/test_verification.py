@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from neuronlab import ablation
 from neuronlab.activations import measure_activations
+from neuronlab.final_states import AblationInputs
 from neuronlab.kernels import numba_kernel
 from neuronlab.kernels.interface import Effects
 from neuronlab.model_files import ModelSpec
@@ -36,18 +37,17 @@ def folders(tiny_directories: dict[str, Path], tmp_path_factory: pytest.TempPath
 
 def verify(folder: Path, directory: Path, **options: object) -> pl.DataFrame:
     output = folder / "verification.parquet"
-    arguments = {
+    fields = {
         "model": ModelSpec(folder.name, "directory", path=str(directory), device="cpu"),
         "tokens": folder / "tokens.parquet",
         "counts": folder / "counts.parquet",
         "statistics": folder / "statistics.parquet",
-        "verification": output,
         "replacements": ["mean", "zero", "max", "resample"],
-        "pairs": 70,
-        "forward_pairs": 14,
         "batch_size": 4,
     }
-    verify_ablation(**arguments | options)
+    own = {name: options.pop(name) for name in list(options) if name in AblationInputs.__dataclass_fields__}
+    arguments = {"verification": output, "pairs": 70, "forward_pairs": 14}
+    verify_ablation(inputs=AblationInputs(**fields | own), **arguments | options)
     return read_table(output, "verification")
 
 

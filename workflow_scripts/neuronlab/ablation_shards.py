@@ -15,9 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuronlab.ablation import RANKED, clean_of, directions_of, effects_of_chunk
-from neuronlab.final_states import Batch, Setup, set_up
+from neuronlab.final_states import AblationInputs, Batch, Setup
 from neuronlab.kernels.interface import Clean, Effects
-from neuronlab.model_files import ModelSpec
 from neuronlab.schemas import OUTCOMES, RANK_VARIANTS, SCHEMAS, VARIANTS
 from neuronlab.tables import Provenance, write_table
 
@@ -26,48 +25,27 @@ Array = np.ndarray
 
 def ablate_neurons(
     *,
-    model: ModelSpec,
-    tokens: str | Path,
-    counts: str | Path,
-    statistics: str | Path,
+    inputs: AblationInputs,
     output: str | Path,
-    include_padded: bool = False,
-    replacements: Sequence[str] = ("mean",),
-    kernel: str = "auto",
-    batch_size: int = 16,
-    tokens_per_chunk: int = 128,
-    neurons_per_tile: int = 4096,
     shard: int = 0,
     shards: int = 1,
-    seed: int = 0,
     provenance: Provenance | None = None,
 ) -> None:
     """Write one shard of sums, the table "ablation_shard".
 
     Args:
-        tokens, counts, statistics: tables "tokens", "token_counts", "activation_statistics".
         shard, shards: which part of the sequences.
-        tokens_per_chunk, neurons_per_tile: bound the memory; change results by rounding at most.
 
     Raises:
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
-    setup = set_up(
-        model=model,
-        tokens=tokens,
-        counts=counts,
-        statistics=statistics,
-        include_padded=include_padded,
-        kernel=kernel,
-        replacements=replacements,
-        seed=seed,
-    )
+    setup = inputs.set_up()
     frame = shard_sums(
         setup,
         range(shard, len(setup.text.tokens), shards),
-        batch_size=batch_size,
-        tokens_per_chunk=tokens_per_chunk,
-        neurons_per_tile=neurons_per_tile,
+        batch_size=inputs.batch_size,
+        tokens_per_chunk=inputs.tokens_per_chunk,
+        neurons_per_tile=inputs.neurons_per_tile,
     )
     write_table(frame, output, "ablation_shard", {**(provenance or {}), "kernel": setup.last.kernel})
 

@@ -63,7 +63,7 @@ def clamp_neurons(
 
     Raises:
         DoseError: for a grid that is no grid.
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
     check_grid(values, points)
     chosen = read_selections(selection)

@@ -146,37 +146,6 @@ class Setup:
         return [slice(start, min(start + size, self.last.neurons)) for start in range(0, self.last.neurons, size)]
 
 
-def set_up(
-    *,
-    model: ModelSpec,
-    tokens: str | Path,
-    counts: str | Path,
-    statistics: str | Path,
-    include_padded: bool,
-    kernel: str,
-    replacements: Sequence[str],
-    seed: int,
-) -> Setup:
-    """Check the replacements, read the tables, load the model: cheap checks first.
-
-    Raises:
-        ReplacementError, AblationError, TableError, ModelError: whatever does not fit.
-    """
-    parsed = parse_replacements(replacements)
-    text = Text.read(tokens)
-    statistics_frame, counts_frame = read_table(statistics, "activation_statistics"), read_table(counts, "token_counts")
-    loaded = load_model(model)
-    last = last_layer(loaded, counts_frame, include_padded=include_padded, kernel=kernel)
-    return Setup(
-        model=loaded,
-        last=last,
-        text=text,
-        statistics=ActivationStatistics.of_layer(statistics_frame, last.layer, last.neurons),
-        replacements=parsed,
-        donors=draw_donors(text.counted, seed) if any(r.kind == "resample" for r in parsed) else None,
-    )
-
-
 @dataclass(frozen=True)
 class AblationInputs:
     """What every rule that replaces last-layer activations on a text is given: files, and how to compute.
@@ -202,16 +171,27 @@ class AblationInputs:
     seed: int = 0
 
     def set_up(self, replacements: Sequence[str] | None = None) -> Setup:
-        """Read the tables and load the model, for these replacements or for the configured ones; see `set_up`."""
-        return set_up(
-            model=self.model,
-            tokens=self.tokens,
-            counts=self.counts,
-            statistics=self.statistics,
-            include_padded=self.include_padded,
-            kernel=self.kernel,
-            replacements=self.replacements if replacements is None else replacements,
-            seed=self.seed,
+        """Check the replacements, read the tables, load the model: cheap checks first.
+
+        Args:
+            replacements: instead of the configured ones.
+
+        Raises:
+            ReplacementError, AblationError, TableError, ModelError: whatever does not fit.
+        """
+        parsed = parse_replacements(self.replacements if replacements is None else replacements)
+        text = Text.read(self.tokens)
+        statistics = read_table(self.statistics, "activation_statistics")
+        counts = read_table(self.counts, "token_counts")
+        loaded = load_model(self.model)
+        last = last_layer(loaded, counts, include_padded=self.include_padded, kernel=self.kernel)
+        return Setup(
+            model=loaded,
+            last=last,
+            text=text,
+            statistics=ActivationStatistics.of_layer(statistics, last.layer, last.neurons),
+            replacements=parsed,
+            donors=draw_donors(text.counted, self.seed) if any(r.kind == "resample" for r in parsed) else None,
         )
 
 

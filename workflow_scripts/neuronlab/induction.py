@@ -94,7 +94,7 @@ def measure_induction(
 
     Raises:
         InductionError: for an unknown kind, or copies that share no place to compare.
-        AblationError, TableError, ModelError: see `final_states.set_up`.
+        AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
     if kind not in KINDS:
         raise InductionError(f"there is no kind of repetition '{kind}'; it must be one of {', '.join(KINDS)}")

@@ -70,7 +70,7 @@ def measure_reference_kl(
 
     Raises:
         ModelError: for a reference of another vocabulary, before any weight is loaded, or one that cannot be loaded.
-        ReplacementError, AblationError, TableError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError: see `final_states.AblationInputs.set_up`.
     """
     check_vocabularies(inputs.model, references)
     chosen = read_selections(selection)

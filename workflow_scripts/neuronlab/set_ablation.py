@@ -69,7 +69,7 @@ def ablate_sets(
 
     Raises:
         VerificationError: the closed form differs from brute force.
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
     setup = with_sample(inputs.set_up(), tokens, inputs.seed)
     sets = sets_of_layer(read_selections(selection), setup.last.layer)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,8 @@ from torch import Tensor
 from neuronlab.ablation import clean_of, coefficients, run_kernel
 from neuronlab.ablation_shards import DocumentSums, token_values
 from neuronlab.effects import KEYS, effects_frame
-from neuronlab.final_states import Setup, set_up
+from neuronlab.final_states import AblationInputs, Setup
 from neuronlab.kernels.interface import Coefficients, directions
-from neuronlab.model_files import ModelSpec
 from neuronlab.readout import Readout
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import Provenance, read_table, write_table
@@ -36,44 +36,25 @@ from neuronlab.tables import Provenance, read_table, write_table
 
 def ablate_synthetic(
     *,
-    model: ModelSpec,
-    tokens: str | Path,
-    counts: str | Path,
-    statistics: str | Path,
+    inputs: AblationInputs,
     selection: str | Path,
     synthetic: str | Path,
-    include_padded: bool = False,
-    replacements: Sequence[str] = ("mean",),
-    kernel: str = "auto",
-    batch_size: int = 16,
-    tokens_per_chunk: int = 128,
-    neurons_per_tile: int = 4096,
     draws: int = 5,
     resamples: int = 1000,
     level: float = 0.95,
     te_floor: float = 1e-6,
-    seed: int = 0,
     provenance: Provenance | None = None,
 ) -> None:
     """Write synthetic.parquet: effects of the selections' last-layer neurons in `draws` random directions each.
 
     Raises:
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
-    if kernel == "brute_force":
+    if inputs.kernel == "brute_force":
         print("WARNING: synthetic controls by kernel 'torch': brute force has no such directions", file=sys.stderr)
-        kernel = "torch"
+        inputs = replace(inputs, kernel="torch")
     chosen = read_table(selection, "selection").filter(pl.col("kind") == "selection")
-    setup = set_up(
-        model=model,
-        tokens=tokens,
-        counts=counts,
-        statistics=statistics,
-        include_padded=include_padded,
-        kernel=kernel,
-        replacements=replacements,
-        seed=seed,
-    )
+    setup = inputs.set_up()
     neurons = sorted(chosen.filter(pl.col("layer") == setup.last.layer)["neuron"].unique().to_list())
     frame = pl.DataFrame(schema={name: column.dtype for name, column in SCHEMAS["synthetic"].items()})
     if neurons and draws:
@@ -81,13 +62,13 @@ def ablate_synthetic(
             setup,
             neurons,
             draws=draws,
-            seed=seed,
-            batch_size=batch_size,
-            tokens_per_chunk=tokens_per_chunk,
-            neurons_per_tile=neurons_per_tile,
+            seed=inputs.seed,
+            batch_size=inputs.batch_size,
+            tokens_per_chunk=inputs.tokens_per_chunk,
+            neurons_per_tile=inputs.neurons_per_tile,
         )
         frame = effects_frame(
-            sums, resamples=resamples, level=level, te_floor=te_floor, seed=seed, keys=(*KEYS, "draw")
+            sums, resamples=resamples, level=level, te_floor=te_floor, seed=inputs.seed, keys=(*KEYS, "draw")
         )
     write_table(frame, synthetic, "synthetic", {**(provenance or {}), "kernel": setup.last.kernel})
 

@@ -97,7 +97,7 @@ def select_token_frequency(
     Raises:
         TokenFrequencyError: an unknown outcome, or a selection by weights called token_frequency.
         HalvesError: fewer than two documents, or shards that do not fit.
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
     if outcome not in OUTCOMES:
         raise TokenFrequencyError(f"token_frequency.outcome is '{outcome}'; it is one of {', '.join(OUTCOMES)}")

@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 
 from neuronlab.ablation import clean_of, directions_of, effects_of_chunk
-from neuronlab.final_states import Setup, set_up
-from neuronlab.model_files import ModelSpec
+from neuronlab.final_states import AblationInputs, Setup
 from neuronlab.neuron_sets import read_selections
 from neuronlab.schemas import OUTCOMES, RANK_VARIANTS, SCHEMAS, VARIANTS
 from neuronlab.tables import Provenance, write_table
@@ -21,20 +20,10 @@ from neuronlab.tables import Provenance, write_table
 
 def trace_neurons(
     *,
-    model: ModelSpec,
-    tokens: str | Path,
-    counts: str | Path,
-    statistics: str | Path,
+    inputs: AblationInputs,
     selection: str | Path | Sequence[str | Path],
     traces: str | Path,
-    include_padded: bool = False,
-    replacements: Sequence[str] = ("mean",),
-    kernel: str = "auto",
-    batch_size: int = 16,
-    tokens_per_chunk: int = 128,
-    neurons_per_tile: int = 4096,
     sets: Sequence[str] = (),
-    seed: int = 0,
     provenance: Provenance | None = None,
 ) -> None:
     """Write traces.parquet, in order of neuron, sequence and position.
@@ -43,25 +32,17 @@ def trace_neurons(
         sets: selections whose last-layer neurons, and whose controls', are traced; all selections if empty.
 
     Raises:
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
     chosen = traced_neurons(read_selections(selection), sets)
-    setup = set_up(
-        model=model,
-        tokens=tokens,
-        counts=counts,
-        statistics=statistics,
-        include_padded=include_padded,
-        kernel=kernel,
-        replacements=replacements[:1],
-        seed=seed,
-    )
+    setup = inputs.set_up(inputs.replacements[:1])
     neurons = sorted(chosen.filter(pl.col("layer") == setup.last.layer)["neuron"].unique().to_list())
+    tile = inputs.neurons_per_tile
     frames = [
         trace_frame(
-            setup, neurons[start : start + neurons_per_tile], batch_size=batch_size, tokens_per_chunk=tokens_per_chunk
+            setup, neurons[start : start + tile], batch_size=inputs.batch_size, tokens_per_chunk=inputs.tokens_per_chunk
         )
-        for start in range(0, len(neurons), neurons_per_tile)
+        for start in range(0, len(neurons), tile)
     ]
     empty = pl.DataFrame(schema={name: column.dtype for name, column in SCHEMAS["traces"].items()})
     frame = pl.concat([empty, *(f.select(empty.columns).cast(dict(empty.schema)) for f in frames)])

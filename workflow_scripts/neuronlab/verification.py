@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,9 @@ import torch
 from jaxtyping import Float, Int
 
 from neuronlab.ablation import LastLayer, Tokens, clean_of, directions_of, effects_of_chunk
-from neuronlab.final_states import Batch, Setup, last_layer, set_up
+from neuronlab.final_states import AblationInputs, Batch, Setup, last_layer
 from neuronlab.kernels import brute_force
 from neuronlab.kernels.interface import Effects
-from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.replacements import Replacement
 from neuronlab.schemas import OUTCOMES, VARIANTS
@@ -42,23 +40,13 @@ class VerificationError(ValueError):
 
 def verify_ablation(
     *,
-    model: ModelSpec,
-    tokens: str | Path,
-    counts: str | Path,
-    statistics: str | Path,
+    inputs: AblationInputs,
     verification: str | Path,
-    include_padded: bool = False,
-    replacements: Sequence[str] = ("mean",),
-    kernel: str = "auto",
-    batch_size: int = 16,
-    tokens_per_chunk: int = 128,
-    neurons_per_tile: int = 4096,
     pairs: int = 256,
     forward_pairs: int = 32,
     absolute: float = 1e-6,
     relative: float = 1e-5,
     memory_mb: float = math.inf,
-    seed: int = 0,
     provenance: Provenance | None = None,
 ) -> None:
     """Write verification.parquet if every error is within absolute + relative * |effect|.
@@ -69,38 +57,35 @@ def verify_ablation(
 
     Raises:
         VerificationError: above tolerance; nothing is written then, the worst rows are in the message.
-        ReplacementError, AblationError, TableError, ModelError: see `final_states.set_up`.
+        ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
-    setup = set_up(
-        model=model,
-        tokens=tokens,
-        counts=counts,
-        statistics=statistics,
-        include_padded=include_padded,
-        kernel=kernel,
-        replacements=replacements,
-        seed=seed,
-    )
-    generator = np.random.default_rng([seed, 0x7665])
+    setup = inputs.set_up()
+    generator = np.random.default_rng([inputs.seed, 0x7665])
     counted = np.flatnonzero(setup.text.counted.any(1))
-    drawn = np.sort(generator.choice(counted, min(batch_size, len(counted)), replace=False))
-    frames = _tier(setup, setup.last, "readout", drawn, pairs, tokens_per_chunk, generator)
+    drawn = np.sort(generator.choice(counted, min(inputs.batch_size, len(counted)), replace=False))
+    chunk = inputs.tokens_per_chunk
+    frames = _tier(setup, setup.last, "readout", drawn, pairs, chunk, generator)
     if forward_pairs and not fits_twice(setup.model, memory_mb):
         forward_pairs = 0
         print(
-            f"WARNING: no forward passes in float64: {model.where} does not fit twice into {memory_mb} MB; "
+            f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {memory_mb} MB; "
             "raise compute.memory_mb, or set ablation.verification.forward_pairs to 0",
             file=sys.stderr,
         )
     if forward_pairs:
         # mps has no float64.
-        device = "cpu" if setup.model.device.type == "mps" else model.device
-        precise = load_model(replace(model, dtype="float64", device=device))
+        device = "cpu" if setup.model.device.type == "mps" else inputs.model.device
+        precise = load_model(replace(inputs.model, dtype="float64", device=device))
         exact = last_layer(
-            precise, read_table(counts, "token_counts"), include_padded=include_padded, kernel=setup.last.kernel
+            precise,
+            read_table(inputs.counts, "token_counts"),
+            include_padded=inputs.include_padded,
+            kernel=setup.last.kernel,
         )
         doubled = replace(setup, model=precise, last=exact)
-        frames += _tier(doubled, exact, "forward", drawn[:MAX_PASSES], forward_pairs, tokens_per_chunk, generator)
+        frames += _tier(
+            doubled, exact, "forward", drawn[:MAX_PASSES], forward_pairs, inputs.tokens_per_chunk, generator
+        )
     frame = judge(pl.concat(frames), absolute, relative)
     report(frame, setup.last.kernel)
     record = {
