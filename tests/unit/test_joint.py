@@ -135,6 +135,15 @@ def test_parts_and_variants_change_nothing(tiny_model: TinyModel, monkeypatch: p
     assert np.array_equal(parts.rank, whole.rank[[1]])
 
 
+def test_threads_change_no_bit(tiny_model: TinyModel) -> None:
+    last, tokens, _ = state(tiny_model("gpt_neox"))
+    assert last.kernel == "numba"
+    clean, deltas = clean_of(last, tokens), deltas_to(tokens, 5.0)
+    one, three = (joint_effects(replace(last, threads=n), tokens, clean, SETS, deltas) for n in (1, 3))
+    for name in ("loss", "entropy", "kl", "rank", "prediction"):
+        assert np.array_equal(getattr(one, name), getattr(three, name))
+
+
 def test_brute_force_kernel(tiny_model: TinyModel) -> None:
     model = tiny_model("gemma2")
     last, tokens, _ = state(model)

@@ -7,6 +7,7 @@ The control sets' range is a band. Then the changes of likelihood, Brier score, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -20,6 +21,7 @@ from neuronlab.tables import read_table
 TITLE = "Calibration of the top prediction, before and after joint ablation"
 CLEAN, ABLATED, RANGE = "clean model", "set ablated", "range of control sets"
 SIZE, GAP_HEIGHT, COLUMNS = 300, 150, 3
+ALIGNED = {"minExtent": 50}  # room for labels, the same in all panels
 MEASURES = {
     "nll": "loss (nats)",
     "brier": "Brier score",
@@ -55,16 +57,15 @@ def diagram(
     Args:
         names: whether the horizontal axis is labelled.
     """
-    hidden = {} if names else {"labels": False, "ticks": False, "domain": False}
-    across = x.x(**hidden)
-    if not names:
-        across.axis.title = None
+    across = x.x() if names else replace(x, title="").x(labels=False, ticks=False, domain=False)
     ends = [x.domain[0], x.domain[1]] if column == "accuracy" else [0.0, 0.0]
     line = alt.Chart(pl.DataFrame({x.column: list(x.domain), y.column: ends}))
-    span = {"y": alt.Y(f"{column}_low:Q", scale=y.scale(), axis=y.axis()), "y2": f"{column}_high:Q"}
+    span = {"y": alt.Y(f"{column}_low:Q", scale=y.scale(), axis=y.axis(**ALIGNED)), "y2": f"{column}_high:Q"}
     layers = [
         alt.Chart(band).mark_area(color=theme.OTHER_COLOUR, opacity=0.55, clip=True).encode(x=across, **span),
-        line.mark_line(color="#9aa3ac", strokeWidth=1.2, strokeDash=[4, 3], clip=True).encode(x=across, y=y.y()),
+        line.mark_line(color="#9aa3ac", strokeWidth=1.2, strokeDash=[4, 3], clip=True).encode(
+            x=across, y=y.y(**ALIGNED)
+        ),
     ]
     tips = [alt.Tooltip("curve:N"), alt.Tooltip("n_tokens:Q", format=",")]
     tips += [alt.Tooltip(f"{n}:Q", format=".4g") for n in ("confidence", "accuracy", "accuracy_low", "accuracy_high")]
@@ -73,8 +74,8 @@ def diagram(
         dots = base.mark_point(shape="circle", filled=True, size=42, opacity=1, stroke="white", strokeWidth=0.6)
         layers += [
             base.mark_rule(color=shade, strokeWidth=1.3, opacity=0.8, clip=True).encode(**span),
-            base.mark_line(color=shade, strokeWidth=1.6).encode(y=y.y()),
-            dots.encode(y=y.y(), color=alt.value(shade)),
+            base.mark_line(color=shade, strokeWidth=1.6).encode(y=y.y(**ALIGNED)),
+            dots.encode(y=y.y(**ALIGNED), color=alt.value(shade)),
         ]
     return alt.layer(*layers).properties(width=SIZE, height=height)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def row_panel(
         alt.Tooltip("high:Q", format=".4g"),
     ]
     base = alt.Chart(frame).encode(y=y, tooltip=tips)
-    ticks = {"labelOverlap": "parity", "labelSeparation": 8}
+    ticks = {} if x.log else {"values": few_ticks(x.domain)}
 
     def of(source: str) -> alt.Chart:
         return base.transform_filter(alt.FieldEqualPredicate(field="source", equal=source))
@@ -141,6 +142,13 @@ def row_panel(
     dots = of(OWN).mark_point(shape="circle", size=80, filled=True, opacity=1, stroke="white", strokeWidth=0.8)
     layers.append(dots.encode(x=x.x(), color=colour))
     return alt.layer(*layers).properties(width=x.pixels, height=max(80, ROW * len(rows.order)))
+
+
+def few_ticks(domain: Sequence[float]) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within `domain`, at most seven, so that long numbers find room."""
+    step = theme.round_up((domain[1] - domain[0]) / 6)
+    first, last = math.ceil(domain[0] / step - 1e-9), math.floor(domain[1] / step + 1e-9)
+    return [float(f"{i * step:.6g}") for i in range(first, last + 1)]
 
 
 def key(marks: Sequence[tuple[str, str]], width: int) -> alt.LayerChart:
