@@ -163,3 +163,21 @@ def test_rank_p_value_is_uniform_under_the_null():
     draws = np.random.default_rng(0).normal(size=(4000, 20))
     p = stats.rank_p_value(draws[:, 0], draws[:, 1:])
     assert scipy.stats.chisquare(np.bincount((p * 20).round().astype(int))[1:]).pvalue > 0.001
+
+
+def test_percentile_interval_of_a_statistic_resampled_elsewhere() -> None:
+    """The same ends as `clustered_interval` gives for a mean; missing for one cluster, and where the estimate is."""
+    generator = np.random.default_rng(5)
+    sums, counts = generator.normal(size=(12, 3)), generator.integers(1, 9, 12)
+    weights = stats.bootstrap_weights(12, 300, 1)
+    oracle = stats.clustered_interval(sums, counts, weights, 0.9)
+    resampled = weights @ sums / (weights @ counts)[:, None]
+    found = stats.percentile_interval(sums.sum(0) / counts.sum(), resampled, 0.9, clusters=12)
+    np.testing.assert_allclose(found.low, oracle.low)
+    np.testing.assert_allclose(found.high, oracle.high)
+    assert np.isnan(stats.percentile_interval(oracle.estimate, resampled, 0.9, clusters=1).low).all()
+    missing = stats.percentile_interval(np.array([1.0, np.nan, 2.0]), resampled, 0.9, clusters=12)
+    assert np.isnan(missing.high).tolist() == [False, True, False]
+    for level, shape in ((1.0, (300, 3)), (0.9, (300, 2))):
+        with pytest.raises(stats.StatisticsError):
+            stats.percentile_interval(oracle.estimate, np.zeros(shape), level, clusters=12)
