@@ -120,7 +120,7 @@ def diagrams(reliability: pl.DataFrame, names: Sequence[str]) -> alt.TopLevelMix
             top = diagram(curves, band, "accuracy", x, y, colour[label], SIZE, names=False)
             upper.append(top.properties(title=title))
             lower.append(diagram(curves, band, "gap", x, gap, colour[label], GAP_HEIGHT, names=True))
-        rows += [alt.hconcat(*upper, spacing=30), alt.hconcat(*lower, spacing=30)]
+        rows += [alt.hconcat(*panels, spacing=84, bounds="flush") for panels in (upper, lower)]
     controls = any(len(band) for _, band in frames.values())
     return alt.vconcat(*rows, legend(colours, controls, 2 * SIZE), spacing=12)
 
@@ -139,7 +139,7 @@ def changes(calibration: pl.DataFrame, *, refit: bool) -> alt.TopLevelMixin:
         columns = [f"{name}_change", f"{name}_change_low", f"{name}_change_high"]
         columns += [second[f"{name}_change"]] if refit else []
         domain = theme.linear_domain(*(drawn[column] for column in columns), include=[0.0], pad=0.06)
-        x = Axis("value", f"change of {title}", tuple(domain), pixels=215)
+        x = Axis("value", f"change of {title}", tuple(domain), pixels=228)
         panels.append(
             row_panel(
                 rows,
