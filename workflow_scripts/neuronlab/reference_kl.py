@@ -33,6 +33,7 @@ from neuronlab.ablation import clean_of, readout_dtype
 from neuronlab.final_states import AblationInputs, Batch, Setup
 from neuronlab.joint import lines_of_sets, logit_changes
 from neuronlab.kernels.interface import precise_product
+from neuronlab.kernels.torch_kernel import log_sum_exp_change
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer, single_neurons
@@ -45,7 +46,6 @@ from neuronlab.vocabulary import load_vocabulary
 
 Array = np.ndarray
 MEASURES = ("kl_total", "kl_direct", "kl_total_abs")
-LARGE = 20.0  # nats; beyond, p expm1(D) overflows float32 or loses its digits
 FLAT = 1e-9  # nats; a bias that varies less over the vocabulary is constant
 
 
@@ -246,7 +246,7 @@ def reference_sums(
             for variant in ("total", "direct"):
                 pieces: dict[str, list[Array]] = {name: [] for name in q}
                 for here, D in logit_changes(last, chunk, clean, members, deltas, variant=variant, lines=lines):
-                    dlse = log_sum_exp_change(clean.p[here], clean.lp[here], D)
+                    dlse = log_sum_exp_change(clean.lp[here], clean.p[here], D)
                     for name, rows in q.items():
                         own = rows if len(rows) == 1 else rows[here]
                         pieces[name].append((dlse - expectation(own, D)).cpu().numpy())
@@ -269,15 +269,6 @@ def divergence(q: Float[Tensor, "#tokens vocab"], lp: Float[Tensor, "tokens voca
     """
     q = q.double()
     return (torch.special.xlogy(q, q).sum(-1) - (q * lp).sum(-1)).clamp_min(0)  # negative by rounding alone
-
-
-def log_sum_exp_change(
-    p: Float[Tensor, "tokens vocab"], lp: Float[Tensor, "tokens vocab"], D: Float[Tensor, "tokens sets vocab"]
-) -> Float[Tensor, "tokens sets"]:
-    """log sum p exp(D), float64."""
-    if float(D.abs().amax()) > LARGE:
-        return (lp[:, None].double() + D.double()).logsumexp(-1)
-    return torch.log1p(torch.expm1(D).mul_(p[:, None]).sum(-1, dtype=torch.float64))
 
 
 def expectation(
