@@ -92,12 +92,17 @@ def test_an_unknown_revision_lists_the_known_ones(project, tiny_directory):
 @pytest.mark.parametrize("example", sorted((ROOT / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_examples_are_planned_once_their_paths_are_filled_in(project, example):
     config, own = yaml.safe_load(example.read_text()), project.config()
-    for name, entries in (("models", config["models"]), ("texts", config["texts"])):
+    for name in ("models", "texts"):
         path = next(iter(own[name].values()))["path"]
-        for entry in entries.values():
-            entry["path"] = path
+        for entry in config[name].values():
+            if "path" in entry:
+                entry["path"] = path
     project.configure(config)
-    assert project.planned()["measure_neurons"] == len(config["models"])
+    planned = project.planned()
+    studied = config.get("confidence_regulation", {}).get("models", [])
+    compared = [model for entry in config.get("comparisons", {}).values() for model in entry["models"]]
+    assert planned.get("draw_overview", 0) == len(studied)
+    assert planned.get("survey_model", 0) == len(compared)
 
 
 def test_a_dry_run_needs_no_network(project):
