@@ -145,6 +145,7 @@ def test_one_figure_needs_no_more_than_it_shows(project):
 def test_batches_add_up(project):
     config = project.config()
     config["confidence_regulation"]["texts"] = []
+    config["comparisons"] = {}
     project.configure(config)
     figures = project.directory / "results/tiny/weights/figures"
     project.run("all", "--batch", "all=1/2")
