@@ -262,6 +262,11 @@ rule draw_overview:
         "../workflow_scripts/draw_overview.py"
 
 
+def of_part(name, path):
+    """A table of a part of study A: no input where that part is switched off."""
+    return path if part(name) else []
+
+
 rule write_cards:
     """A page of cards, one per chosen neuron: measures, tokens, effects, excerpts."""
     input:
@@ -275,6 +280,14 @@ rule write_cards:
         effects=f"{ABLATION}/effects.parquet",
         traces=f"{ABLATION}/traces.parquet",
         frequency_cosine=f"{TEXT}/frequency_cosine.parquet",
+        token_frequency=of_part(
+            "token_frequency", f"{ABLATION}/token_frequency.parquet"
+        ),
+        temperature=of_part("sets", f"{ABLATION}/temperature.parquet"),
+        dose_response=of_part("dose_response", f"{ABLATION}/dose_response.parquet"),
+        synthetic=of_part("induction", f"{INDUCTION}/synthetic/scores.parquet"),
+        natural=of_part("induction", f"{INDUCTION}/natural/scores.parquet"),
+        head_neurons=of_part("heads", f"{INDUCTION}/head_neurons.parquet"),
         verification=f"{ABLATION}/verification.parquet",
     output:
         cards=report(
@@ -298,6 +311,7 @@ rule write_cards:
     params:
         code=library("write_cards"),
         replacement=SHOWN,
+        frequency_outcome=config["token_frequency"]["outcome"],
         seed=config["seed"],
     script:
         "../workflow_scripts/write_cards.py"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from neuronlab.cards_data import make_cards
 from neuronlab.cards_html import page
+from neuronlab.cards_studies import StudyTables
 from neuronlab.tables import atomic_path, read_table
 
 
@@ -24,6 +25,10 @@ def _of_replacement(frame: pl.DataFrame, replacement: str, path: str | Path) -> 
             "name one of these, or add it to the config key ablation.replacements"
         )
     return frame.filter(pl.col("replacement") == replacement)
+
+
+def _optional(path: str | Path | None, schema: str) -> pl.DataFrame | None:
+    return read_table(path, schema) if path else None
 
 
 def write_cards(
@@ -42,6 +47,12 @@ def write_cards(
     text: str,
     replacement: str = "mean",
     frequency_cosine: str | Path | None = None,
+    token_frequency: str | Path | None = None,
+    frequency_outcome: str | None = None,
+    temperature: str | Path | None = None,
+    dose_response: str | Path | None = None,
+    head_neurons: str | Path | None = None,
+    scores: Mapping[str, str | Path] | None = None,
     sets: Sequence[str] | None = None,
     seed: int = 0,
 ) -> None:
@@ -51,6 +62,9 @@ def write_cards(
         selection: one table or several (weight-based, effect-based).
         boosted, strings, statistics: tables `boosted_tokens`, `token_strings`, `activation_statistics`.
         replacement: which replacement value effects and excerpts are about.
+        frequency_cosine, token_frequency, temperature, dose_response, head_neurons: shown where given.
+        frequency_outcome: the effect that `m_freq` of the table `token_frequency` is about.
+        scores: table `induction_scores` by kind of repetition (synthetic, natural); may be empty.
         sets: make cards of these sets only; all selections if not given.
         seed: of the excerpts drawn at random.
 
@@ -60,6 +74,7 @@ def write_cards(
     """
     selections = [selection] if isinstance(selection, str | Path) else list(selection)
     effect_table = _of_replacement(read_table(effects, "effects"), replacement, effects)
+    temperatures = _optional(temperature, "temperature")
     made = make_cards(
         neurons=read_table(neurons, "neurons"),
         null_space=read_table(null_space, "null_space"),
@@ -70,7 +85,16 @@ def write_cards(
         activation_statistics=read_table(statistics, "activation_statistics"),
         effects=effect_table,
         traces=_of_replacement(read_table(traces, "traces"), replacement, traces),
-        frequency_cosine=read_table(frequency_cosine, "frequency_cosine") if frequency_cosine else None,
+        frequency_cosine=_optional(frequency_cosine, "frequency_cosine"),
+        studies=StudyTables(
+            token_frequency=_optional(token_frequency, "token_frequency"),
+            frequency_outcome=frequency_outcome,
+            # The joint ablation is made for one replacement value only: if for another one, it has nothing to show.
+            temperature=None if temperatures is None else temperatures.filter(pl.col("replacement") == replacement),
+            dose_response=_optional(dose_response, "dose_response"),
+            head_neurons=_optional(head_neurons, "head_neurons"),
+            scores={kind: read_table(path, "induction_scores") for kind, path in (scores or {}).items()},
+        ),
         sets=sets,
         seed=seed,
     )
@@ -81,7 +105,12 @@ def write_cards(
     ]
     if len(effect_table):
         facts.append(f"{effect_table['n_tokens'].max():,} tokens of {effect_table['n_documents'].max():,} documents")
-    names = [Path(path).name for path in (neurons, null_space, statistics, effects, traces)]
+    used = [neurons, null_space, statistics, effects, traces]
+    used += [path for path in (token_frequency, temperature, dose_response, head_neurons) if path]
+    names = [
+        *(Path(path).name for path in used),
+        *(f"{kind} {Path(path).name}" for kind, path in (scores or {}).items()),
+    ]
     source = (
         f"Made from {', '.join(names)}. Losses, entropies and divergences are in nats; effects are after minus before."
     )

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+
+from neuronlab.cards_ranks import Row, percentile
+from neuronlab.cards_studies import Studies, StudyTables
 
 OUTCOMES = ("loss", "entropy", "kl")
 BEFORE, AFTER = 22, 14  # tokens shown before and after an excerpt's token
 TOP_ACTIVATION, TOP_ENTROPY, AT_RANDOM = 4, 3, 2
-
-Row = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,11 @@ class Card:
     excerpts: list[Excerpt] = field(default_factory=list)
     activation_scale: float = 0.0
     entropy_scale: float = 0.0
+    studies: Studies = field(default_factory=Studies)
 
     @property
     def name(self) -> str:
         return f"{self.layer}.{self.neuron}"
-
-
-def percentile(others: Float[np.ndarray, " n"], value: float) -> float:
-    """Per cent of the values below `value`, ties counted half: 50 for the middle of a layer."""
-    if not len(others):
-        return 50.0
-    below, equal = float((others < value).sum()), float((others == value).sum())
-    return 100.0 * (below + equal / 2) / len(others)
 
 
 def _measure(frame: pl.DataFrame, neuron: int, column: str, name: str, meaning: str) -> Measure | None:
@@ -227,6 +220,7 @@ def make_cards(
     effects: pl.DataFrame,
     traces: pl.DataFrame,
     frequency_cosine: pl.DataFrame | None = None,
+    studies: StudyTables | None = None,
     sets: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Card]:
@@ -234,6 +228,7 @@ def make_cards(
 
     Args:
         effects, traces: of one replacement value.
+        studies: tables of the optional parts.
         sets: the sets to make cards of; all selections if not given.
     """
     chosen = selection.filter(pl.col("kind") == "selection")
@@ -245,6 +240,7 @@ def make_cards(
     for layer, neuron, names in members.iter_rows():
         here = (pl.col("layer") == layer) & (pl.col("neuron") == neuron)
         statistics = activation_statistics.filter(here)
+        activation = statistics.row(0, named=True) if len(statistics) else None
         row, ranks, layers = effect_summary(effects, layer, neuron)
         promoted, suppressed = boosted(boosted_tokens, layer, neuron)
         shown, activation_scale, entropy_scale = excerpts(traces.filter(here), tokens, strings, seed=seed)
@@ -256,7 +252,7 @@ def make_cards(
                 measures=weight_measures(neurons, null_space, frequency_cosine, layer, neuron),
                 promoted=promoted,
                 suppressed=suppressed,
-                activation=statistics.row(0, named=True) if len(statistics) else None,
+                activation=activation,
                 histogram=statistics["histogram"][0].to_list() if len(statistics) else [],
                 effects=row,
                 effect_ranks=ranks,
@@ -264,6 +260,7 @@ def make_cards(
                 excerpts=shown,
                 activation_scale=activation_scale,
                 entropy_scale=entropy_scale,
+                studies=(studies or StudyTables()).of(layer, neuron, activation),
             )
         )
     return cards

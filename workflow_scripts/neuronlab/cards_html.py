@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from html import escape
 from math import ceil
 
-from neuronlab.cards_data import Card, Excerpt, Measure, Row, Token
+from neuronlab.cards_cells import UNIT, UNIT_NAME, in_unit, interval, place, signed
+from neuronlab.cards_data import Card, Excerpt, Measure, Token
+from neuronlab.cards_sections import HELP as STUDY_HELP
+from neuronlab.cards_sections import sections
 from neuronlab.cards_style import ACTIVE, INACTIVE, LEVELS, LOWERED, RAISED, STYLE, shades, tint
 from neuronlab.cards_svg import MINUS, MISSING, OUTCOME_NAMES, effect_plot, histogram, number
 
-# Effects of single neurons are mostly thousandths of a nat: one unit for all, so that cards can be compared.
-UNIT, UNIT_NAME = 1e-3, f"10<sup>{MINUS}3</sup> nats"
 SET_NAMES = {"entropy": "entropy neuron", "token_frequency": "token-frequency neuron"}
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -47,14 +48,6 @@ def _anchor(card: Card) -> str:
     return f"n{card.layer}-{card.neuron}"
 
 
-def _in_unit(value: float | None) -> str:
-    return number(None if value is None else value / UNIT)
-
-
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(value)
-
-
 def _token(token: Token, card: Card) -> str:
     if token.activation is None or token.entropy_change is None:
         return f'<span class="off">{visible(token.text)}</span>'
@@ -66,8 +59,8 @@ def _token(token: Token, card: Card) -> str:
         names.append(f"{'u' if token.entropy_change > 0 else 'd'}{e}")
     if token.peak:
         names.append("p")
-    loss = f"; loss {_signed(token.loss_change)}" if token.loss_change is not None else ""
-    title = f"activation {number(token.activation)}; entropy {_signed(token.entropy_change)}{loss}"
+    loss = f"; loss {signed(token.loss_change)}" if token.loss_change is not None else ""
+    title = f"activation {number(token.activation)}; entropy {signed(token.entropy_change)}{loss}"
     return f'<span class="{" ".join(names)}" title="{title}">{visible(token.text)}</span>'
 
 
@@ -75,7 +68,7 @@ def _excerpt(excerpt: Excerpt, card: Card) -> str:
     peak = next(token for token in excerpt.tokens if token.peak)
     facts = [f"document {excerpt.document}", f"sequence {excerpt.sequence}, position {excerpt.position}"]
     if peak.activation is not None and peak.entropy_change is not None:
-        facts += [f"activation {number(peak.activation)}", f"entropy {_signed(peak.entropy_change)} nats"]
+        facts += [f"activation {number(peak.activation)}", f"entropy {signed(peak.entropy_change)} nats"]
     body = "".join(_token(token, card) for token in excerpt.tokens)
     return f'<div class="ex"><small><b>{excerpt.why}</b> · {" · ".join(facts)}</small>{body}</div>'
 
@@ -83,26 +76,12 @@ def _excerpt(excerpt: Excerpt, card: Card) -> str:
 def _measures(measures: Sequence[Measure]) -> str:
     rows = []
     for measure in measures:
-        place = ""
-        if measure.percentile is not None:
-            place = f'<span class="strip"><i style="left:{measure.percentile:.1f}%"></i></span>'
-            place += f'<span class="pct">{measure.percentile:.1f} %</span>'
         rows.append(
             f'<tr><td title="{escape(measure.meaning)}">{escape(measure.name)}</td>'
-            f"<td>{number(measure.value)}</td><td>{place}</td></tr>"
+            f"<td>{number(measure.value)}</td><td>{place(measure.percentile)}</td></tr>"
         )
     head = "<tr><th>weights</th><th>value</th><th>rank in the layer</th></tr>"
     return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
-
-
-def _interval(row: Row, name: str, unit: float = 1.0) -> str:
-    if row.get(name) is None:
-        return MISSING
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    span = ""
-    if low is not None and high is not None:
-        span = f'<br><span class="ci">{number(low / unit)} to {number(high / unit)}</span>'
-    return f"{number(row[name] / unit)}{span}"
 
 
 def _effects(card: Card) -> str:
@@ -121,7 +100,7 @@ def _effects(card: Card) -> str:
     body = []
     for key, name in lines:
         cells = "".join(
-            f"<td>{_interval(row, f'{key}_{outcome}', 1.0 if key == 'm' else UNIT)}</td>" for outcome in OUTCOME_NAMES
+            f"<td>{interval(row, f'{key}_{outcome}', 1.0 if key == 'm' else UNIT)}</td>" for outcome in OUTCOME_NAMES
         )
         body.append(f"<tr><td>{name}</td>{cells}</tr>")
         if key == "te":
@@ -189,7 +168,8 @@ def _card(card: Card) -> str:
         f"<div><h3>Activations</h3>{_activations(card)}</div>"
         f"<div><h3>Effect of replacing the activation</h3>{_effects(card)}</div>"
         f'<div>{plot}<div class="tokens">{_boosted("Promoted tokens, cosine", card.promoted, RAISED)}'
-        f"{_boosted('Suppressed tokens, cosine', card.suppressed, LOWERED)}</div></div>{stretches}</div></section>"
+        f"{_boosted('Suppressed tokens, cosine', card.suppressed, LOWERED)}</div></div>"
+        f"{sections(card.studies)}{stretches}</div></section>"
     )
 
 
@@ -219,9 +199,9 @@ def _index(cards: Sequence[Card]) -> str:
             of(card, "norm"),
             of(card, "LogitVar"),
             of(card, rho),
-            _in_unit(row.get("te_loss")),
+            in_unit(row.get("te_loss")),
             number(row.get("m_loss")),
-            _in_unit(row.get("te_entropy")),
+            in_unit(row.get("te_entropy")),
             MISSING if change is None else f"{100 * change:.2g} %",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
@@ -235,7 +215,7 @@ def _ramp(low: tuple[int, int, int], high: tuple[int, int, int]) -> str:
     return f'<span class="ramp" style="background:linear-gradient(90deg,{colours})"></span>'
 
 
-HELP = """<details><summary>How to read a card</summary><dl>
+HELP = f"""<details><summary>How to read a card</summary><dl>
 <dt>Rank in the layer</dt><dd>Per cent of the layer's other neurons whose value is smaller; 50 is the middle.</dd>
 <dt>Total and direct effect (TE, DE)</dt><dd>Mean absolute change over the counted tokens when the activation is
 replaced; direct: with the final norm's scale frozen at its clean value. 1 - DE/TE compares the two sizes; it is not a
@@ -245,9 +225,9 @@ interaction of the two parts.</dd>
 <dt>Ranges</dt><dd>Intervals of a percentile bootstrap that draws whole documents (95 % unless configured).</dd>
 <dt>Promoted and suppressed tokens</dt><dd>The largest and smallest cosines of the output weights with the columns of
 W_U, for an activation above zero. Spaces at a token's ends show as dots.</dd>
-<dt>Excerpts</dt><dd>The outlined token is the one that the excerpt was chosen for. Background: activation; line below:
-what replacing it does to the entropy at that position. Grey tokens do not count. Numbers appear when pointing at a
-token.</dd></dl></details>"""
+{STUDY_HELP}<dt>Excerpts</dt><dd>The outlined token is the one that the excerpt was chosen for. Background: activation;
+line below: what replacing it does to the entropy at that position. Grey tokens do not count. Numbers appear
+when pointing at a token.</dd></dl></details>"""
 
 
 def page(cards: Sequence[Card], *, model: str, text: str, facts: Sequence[str], source: str) -> str:

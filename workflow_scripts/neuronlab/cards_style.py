@@ -44,8 +44,8 @@ h3{font-size:13px;margin:0 0 8px;color:var(--faint);font-weight:600;letter-spaci
 p{margin:0 0 10px}.lead{color:var(--faint)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}
 th,td{text-align:right;padding:4px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
-.slim th,.slim td{padding:4px 6px}.slim td:first-child{white-space:normal;padding-left:0}
-sup{line-height:0;font-size:75%}
+.slim th,.slim td{padding:4px 6px}.slim td:first-child{white-space:normal}.slim tr>:first-child{padding-left:0}
+sup,sub{line-height:0;font-size:75%}
 th{vertical-align:bottom;font-weight:600;color:var(--faint);font-size:13px}
 th:first-child,td:first-child,.index td:nth-child(2),.index th:nth-child(2){text-align:left}
 .scroll{overflow-x:auto}
@@ -75,9 +75,11 @@ th:first-child,td:first-child,.index td:nth-child(2),.index th:nth-child(2){text
 .strip{position:relative;display:inline-block;width:84px;height:9px;background:#e7ebee;border-radius:5px;
   vertical-align:middle;margin-right:8px}
 .strip i{position:absolute;top:-2px;width:4px;height:13px;margin-left:-2px;border-radius:2px;background:var(--ink)}
-.pct{display:inline-block;min-width:58px}
+.pct{display:inline-block;min-width:64px}
 .note{font-size:13px;color:var(--faint)}
-.ci{font-size:12px;color:var(--faint)}
+.under{margin-top:8px}
+.ci{font-size:12px;color:var(--faint);white-space:nowrap}
+.stack>div+div{margin-top:22px}
 .tokens{display:grid;grid-template-columns:1fr 1fr;gap:0 18px}
 ol.tok{list-style:none;margin:0;padding:0}
 ol.tok li{display:flex;justify-content:space-between;gap:8px;padding:1px 8px;border-radius:3px;font-size:13.5px}
@@ -100,6 +102,9 @@ svg text{font-family:system-ui,"Liberation Sans",Arial,sans-serif;fill:#3d4751;f
 details{margin:10px 0 0}summary{cursor:pointer;color:var(--accent)}
 details dt{font-weight:600;margin-top:8px}details dd{margin:0 0 0 18px;color:var(--faint);max-width:84ch}
 footer{padding:12px 24px 40px;color:var(--faint);font-size:13px}
-@media print{body{background:#fff}.bar{position:static}.card{break-inside:avoid;box-shadow:none}*{
-  print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+@media(max-width:480px){header.page,main,footer{padding-left:10px;padding-right:10px}.card{padding:16px 14px}
+  .slim th,.slim td{padding-left:4px;padding-right:4px}.slim .ci{font-size:11px}}
+@media print{body{background:#fff;zoom:.7}.bar{position:static}.card{break-before:page;box-shadow:none;border:0}
+  .grid{grid-template-columns:minmax(0,1.15fr) minmax(0,1fr)}.stack>div,.ex,svg,tr{break-inside:avoid}
+  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
