@@ -237,6 +237,11 @@ def part(name):
     return name in config["confidence_regulation"]["parts"]
 
 
+def of_part(name, path):
+    """A table of a part of study A: no input where that part is switched off."""
+    return path if part(name) else []
+
+
 def selections(wildcards):
     """The tables of chosen neurons: by weights and, where that part is made, by effects."""
     tables = [f"results/{wildcards.model}/weights/selection.parquet"]

@@ -262,11 +262,6 @@ rule draw_overview:
         "../workflow_scripts/draw_overview.py"
 
 
-def of_part(name, path):
-    """A table of a part of study A: no input where that part is switched off."""
-    return path if part(name) else []
-
-
 rule write_cards:
     """A page of cards, one per chosen neuron: measures, tokens, effects, excerpts."""
     input:

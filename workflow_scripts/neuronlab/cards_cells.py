@@ -18,15 +18,15 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value)
 
 
-def interval(row: Row, name: str, unit: float = 1.0, suffix: str = "") -> str:
+def interval(row: Row, name: str, unit: float = 1.0) -> str:
     """The value of a column over its interval, below it in small type; a dash if missing."""
     value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return MISSING
     span = ""
     if low is not None and high is not None:
-        span = f'<br><span class="ci">{number(low / unit)} to {number(high / unit)}{suffix}</span>'
-    return f"{number(value / unit)}{suffix}{span}"
+        span = f'<br><span class="ci">{number(low / unit)} to {number(high / unit)}</span>'
+    return f"{number(value / unit)}{span}"
 
 
 def place(percentile: float | None) -> str:

@@ -30,6 +30,16 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1f} %"
 
 
+def _decimals(row: Row, name: str, places: int, factor: float = 1.0, suffix: str = "") -> str:
+    """A value over its interval with a fixed number of decimal places."""
+    value, *ends = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return MISSING
+    span = " to ".join(f"{factor * end:.{places}f}".replace("-", MINUS) for end in ends if end is not None)
+    span = f'<br><span class="ci">{span}{suffix}</span>' if None not in ends else ""
+    return f"{factor * value:.{places}f}".replace("-", MINUS) + suffix + span
+
+
 def _note(*sentences: str) -> str:
     return f'<p class="note under">{" ".join(sentence for sentence in sentences if sentence)}</p>'
 
@@ -59,24 +69,20 @@ def _frequency(row: Row | None, outcome: str | None) -> str:
 def _temperature(row: Row | None) -> str:
     if row is None:
         return ""
-    value, low, high = (row[f"temperature{end}"] for end in ("", "_low", "_high"))
-    best = MISSING if value is None else f"{value:.4f}"
-    if value is not None and low is not None and high is not None:
-        best += f'<br><span class="ci">{low:.4f} to {high:.4f}</span>'
     rows = [
         [f"KL(clean || ablated), {UNIT_NAME}", interval(row, "kl_change", UNIT)],
-        ["temperature nearest to the ablation", best],
-        ["share of that KL that it explains", interval(row, "explained", 0.01, " %")],
-        ["with a temperature per token", interval(row, "explained_per_token", 0.01, " %")],
+        ["temperature nearest to the ablation", _decimals(row, "temperature", 4)],
+        ["share of that KL that it explains", _decimals(row, "explained", 1, 100, " %")],
+        ["with a temperature per token", _decimals(row, "explained_per_token", 1, 100, " %")],
     ]
-    effect = ""
+    effect, low, high = "", row["temperature_low"], row["temperature_high"]
     if low is not None and high is not None:
         if low > 1:
             effect = "Above 1: replacing the activation flattens the output."
         elif high < 1:
             effect = "Below 1: replacing the activation sharpens the output."
         else:
-            effect = "The interval includes 1: no one temperature is better than none."
+            effect = "The interval includes 1: no change of temperature can be told."
     counts = f"{row['n_tokens']:,} tokens of {row['n_documents']:,} documents."
     table = _table(rows, ["ablated alone", "value"])
     return f"<div><h3>As a change of temperature</h3>{table}{_note(effect, counts)}</div>"
