@@ -15,11 +15,12 @@ from neuronlab.attention import States, forward_at
 from neuronlab.attention_parts import head_output
 from neuronlab.bridge_parts import hooked_forward
 from neuronlab.final_states import AblationInputs
-from neuronlab.head_ablation import ablate_heads, neurons_of
+from neuronlab.head_ablation import ablate_heads, drawn, neurons_of
 from neuronlab.head_sets import AttentionError, HeadSet, plan_sets
 from neuronlab.head_verification import HeadVerificationError
 from neuronlab.models import Model, ModelSpec
 from neuronlab.neuron_sets import NeuronSet
+from neuronlab.repeat_places import Repeats
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import read_table, write_table
 
@@ -144,9 +145,9 @@ def test_tables_by_loops(run: Run, tiny_model: TINY) -> None:
 
 
 def check_tables(run: Run, model: Model) -> None:
-    tables = run("loops", sets=["1.2+1.3"])
+    tables = run("loops", sets=["1.2+1.3"], sequences=N_SEQUENCES)
     found = tables["head_ablation"]
-    tokens = torch.tensor(repeats_frame()["tokens"].to_list())[:4]
+    tokens = torch.tensor(repeats_frame()["tokens"].to_list())
     positions = [p for p in range(TOTAL) if p not in (0, 1 + COPY)]
     means = naive_means(model, tokens, np.isin(np.arange(TOTAL), positions))
     for name in ("1.2+0.1", "1.2+1.3", "0.1"):
@@ -158,7 +159,7 @@ def check_tables(run: Run, model: Model) -> None:
             }  # fmt: skip
             for p in (1, 4, TOTAL - 2, TOTAL - 1):
                 clean, ablated = [], []
-                for s in range(4):
+                for s in range(N_SEQUENCES):
                     target = int(tokens[s, p + 1]) if p + 1 < TOTAL else None
                     at, row = torch.tensor([p]), tokens[s : s + 1]
                     clean.append(naive_readings(model, forward_at(model, row, HeadSet(()), "bos", at), target, None))
@@ -196,7 +197,7 @@ def check_matrix(found: pl.DataFrame, model: Model, tokens: torch.Tensor, means:
     for (layer, head, method), rows in found.group_by("layer", "head", "method"):
         changes = []
         for p in last:
-            at = torch.full((4,), p)
+            at = torch.full((N_SEQUENCES,), p)
             clean = forward_at(model, tokens, HeadSet(()), "bos", at).activations
             changes.append(
                 forward_at(model, tokens, HeadSet(((layer, head),)), method, at, means=means).activations - clean
@@ -216,6 +217,24 @@ def test_chunks_and_batches_change_nothing(run: Run) -> None:
         assert whole[table].select(keys).equals(other[table].select(keys))
         for column in ("change", "change_low", "change_high"):
             np.testing.assert_allclose(whole[table][column], other[table][column], rtol=1e-3, atol=2e-5)
+
+
+def test_sequences_are_drawn_from_all_of_the_text() -> None:
+    """They stand in the order of the text: the first ones alone would be those of its first documents."""
+    n = 40
+    inside = np.zeros(3, dtype=np.int64)
+    every = Repeats.of_stretches(np.arange(3 * n).reshape(n, 3), inside, inside)
+    chosen = [tuple(drawn(every, 10, seed).document) for seed in range(50)]
+    for rows in chosen:
+        assert len(set(rows)) == 10
+        assert list(rows) == sorted(rows)
+    assert len(set(chosen)) == 50
+    assert set(np.concatenate(chosen)) == set(range(n))
+    part = drawn(every, 10, 0)
+    assert tuple(part.document) == chosen[0]
+    np.testing.assert_array_equal(part.tokens, every.tokens[part.document])
+    for enough in (n, n + 1):
+        assert drawn(every, enough, 0) is every
 
 
 def ablate_with(run: Run, name: str, batch_size: int, tokens_per_chunk: int, **options: object) -> dict:

@@ -63,7 +63,9 @@ def ablate_heads(
     """Write the three tables; nothing is written if the sample does not agree with brute force.
 
     Args:
-        repeats: synthetic repetitions, all of one layout; their first `sequences` are used.
+        repeats: synthetic repetitions, all of one layout.
+        sequences: how many of them at most, drawn by the seed: they stand in the order of the text, and the first ones
+            would be those of its first documents.
         heads: table "induction_heads".
         top, sets, baselines: see `head_sets.plan_sets`.
         verification_positions: (sequence, position) pairs for each set and method.
@@ -77,7 +79,7 @@ def ablate_heads(
     plan = plan_sets(
         read_table(heads, "induction_heads"), top=top, configured=sets, baselines=baselines, seed=inputs.seed
     )
-    repetitions = Repeats.read(repeats).part(slice(sequences))
+    repetitions = drawn(Repeats.read(repeats), sequences, inputs.seed)
     if not len(repetitions):
         print("no repetition: no heads are ablated", file=sys.stderr)
         for path, name in (
@@ -124,7 +126,7 @@ def ablate_heads(
     held = neurons_of(chosen, MATRIX, MATRIX_CONTROLS)
     clusters = Clusters.of(repetitions.document, resamples, level, inputs.seed)
     effects = work.effects(unique, methods, means, tracked)
-    few = replace(work, repetitions=repetitions.part(slice(MATRIX_SEQUENCES)))
+    few = replace(work, repetitions=drawn(repetitions, MATRIX_SEQUENCES, inputs.seed))
     matrix = few.matrix(methods, means, held)
     record = {**(provenance or {}), "verified_in": "float64" if exact else inputs.model.dtype}
     table = effects_table(effects, plan, methods, work, tracked, clusters)
@@ -136,6 +138,14 @@ def ablate_heads(
         record,
     )
     write_table(checked, head_verification, "head_verification", record)
+
+
+def drawn(repetitions: Repeats, sequences: int, seed: int) -> Repeats:
+    """At most so many of the sequences, drawn by the seed without replacement, in their order."""
+    if len(repetitions) <= sequences:
+        return repetitions
+    order = np.random.default_rng([seed, 0x5351]).permutation(len(repetitions))
+    return repetitions.part(np.sort(order[:sequences]))
 
 
 def shared_positions(repetitions: Repeats) -> Int[Array, " query"]:

@@ -54,7 +54,7 @@ class Repeats:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def part(self, rows: slice) -> Repeats:
+    def part(self, rows: slice | Int[Array, " rows"]) -> Repeats:
         """Some of the sequences."""
         return Repeats(*(getattr(self, field.name)[rows] for field in fields(self)))
 
