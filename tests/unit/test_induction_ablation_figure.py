@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from neuronlab.figures import saving, theme
 from neuronlab.figures.induction_ablation import chart, draw, p_value, signed
-from neuronlab.figures.repetition_panels import MANY, control_band, shades, vertical
+from neuronlab.figures.repetition_panels import FAR, MANY, control_band, shades, vertical, wide
 from neuronlab.tables import check_frame, write_table
 
 MEASURES = ("entropy_ratio", "loss_ratio", "entropy_change", "loss_change")
@@ -147,6 +147,23 @@ def test_far_controls_do_not_flatten_the_selection() -> None:
     low, high = vertical(pl.Series([1.1, 1.2]), grey, 1.0)
     assert low < 0.9
     assert 1.4 <= high < 1.5
+
+
+def test_ratios_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:
+    """One place of tiny clean entropy had flattened all others: 500 beside ratios of 1 to 3."""
+    assert not wide(pl.Series([1.0, FAR - 1.0]))
+    assert wide(pl.Series([1.0, None, FAR + 1.0]))
+    assert not wide(pl.Series([0.0, 100.0]))
+    assert not wide(pl.Series([None], dtype=pl.Float64))
+    tables = world()
+    far = (pl.col("set") == "token_frequency") & (pl.col("offset") == 3)
+    tables["ablation"] = tables["ablation"].with_columns(
+        entropy_ratio_high=pl.when(far).then(500.0).otherwise("entropy_ratio_high")
+    )
+    svg = made(tables, "synthetic", tmp_path / "far.svg")
+    assert svg.count(">(logarithmic)<") == 1  # of four panels of ratios
+    assert "NaN" not in svg
+    assert "(logarithmic)" not in made(world(), "synthetic", tmp_path / "near.svg")
 
 
 def test_numbers_are_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ UNCHANGED = {"entropy_ratio": 1.0, "loss_change": 0.0}
 WIDTH, HEIGHT = 470, 130
 MANY = 20  # controls from which on the band is their 5th to 95th percentile instead of their range
 LABEL = 10.5
+FAR = 10.0  # ratios that span more than this factor have a logarithmic axis
 AXIS = 52  # pixels for the numbers and the title of a vertical axis, so that the panels are aligned
 VARIANTS = {"total": [1, 0], "direct": [5, 3]}  # dashes
 
@@ -78,11 +80,20 @@ def panel(
     total = rows.filter(pl.col("variant") == "total")
     ends = (f"{measure}_low", f"{measure}_high") if intervals else ()
     drawn = pl.concat([rows[measure], *(total[end].alias(measure) for end in ends)])
-    scale = alt.Scale(domain=vertical(drawn, grey, UNCHANGED[measure]), nice=False, zero=False)
     colour, title = alt.Color("colour:N", scale=None), MEASURES[measure]
+    if measure == "entropy_ratio" and wide(drawn):
+        title = [title, "(logarithmic)"]
+        domain = vertical(drawn.log(), grey.with_columns(pl.col("low", "high").clip(1e-9).log()), 0.0)
+        domain = [math.exp(end) for end in domain]
+        ticks = theme.log_ticks(domain)
+        scale = alt.Scale(type="log", domain=domain, nice=False)
+        axis = alt.Axis(title=title, values=ticks, labelExpr=theme.log_labels(ticks), minExtent=AXIS)
+    else:
+        scale = alt.Scale(domain=vertical(drawn, grey, UNCHANGED[measure]), nice=False, zero=False)
+        axis = alt.Axis(title=title, tickCount=5, minExtent=AXIS)
 
     def up(column: str) -> alt.Y:
-        return alt.Y(f"{column}:Q", scale=scale, axis=alt.Axis(title=title, tickCount=5, minExtent=AXIS))
+        return alt.Y(f"{column}:Q", scale=scale, axis=axis)
 
     x = horizontal(places)
     starts = pl.DataFrame({"at": places.starts()})
@@ -115,6 +126,12 @@ def panel(
         text = alt.Chart(names).mark_text(align="left", fontSize=11, color=theme.FAINT, baseline="bottom", dx=2)
         layers.append(text.encode(x=x, y=alt.value(-3), text="name:N"))
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
+
+
+def wide(drawn: pl.Series) -> bool:
+    """Whether ratios are too far apart for a linear axis; one that is not positive has no place on another."""
+    values = drawn.drop_nulls()
+    return bool(len(values)) and values.min() > 0 and values.max() / values.min() > FAR
 
 
 def vertical(drawn: pl.Series, grey: pl.DataFrame, unchanged: float) -> list[float]:
