@@ -16,8 +16,8 @@ PLACE = {
 }
 N_SEQUENCES = {"n_sequences": Column(I64, "sequences averaged over")}
 TRACKED = {
-    "layer": Column(I32, "layer of the neuron, or of the head for bos_attention; missing otherwise", nullable=True),
-    "neuron": Column(I32, "neuron, or head for bos_attention; missing otherwise", nullable=True),
+    "layer": Column(I32, "layer of the neuron; missing otherwise", nullable=True),
+    "neuron": Column(I32, "neuron; missing otherwise", nullable=True),
 }
 
 INDUCTION: dict[str, Schema] = {
@@ -58,7 +58,10 @@ INDUCTION: dict[str, Schema] = {
     | {"variant": Column(STR, "total, or direct (the norm's scale frozen)")}
     | PLACE
     | N_SEQUENCES
-    | with_interval("entropy_ratio", "mean over sequences of entropy after / before")
+    | with_interval(
+        "entropy_ratio",
+        "mean over sequences of entropy after / before, those left out whose clean entropy is below 1e-6 nats",
+    )
     | with_interval("loss_ratio", "mean loss after / mean loss before")
     | with_interval("entropy_change", "mean change of the entropy (nats)")
     | with_interval("loss_change", "mean change of the loss (nats)"),

@@ -66,10 +66,15 @@ SETS: dict[str, Schema] = {
         "m_null": Column(
             F64, "mean over random logit directions of 1 - DE/TE with that direction frozen; candidates", nullable=True
         ),
-        "p_value_single": Column(F64, "(1+b)/(1+n), b of n random directions with m at least m_freq", nullable=True),
+        "p_value_single": Column(
+            F64,
+            "(1+b)/(1+n), b of n random directions with m at least that of the log-unigram direction, all m on one "
+            "sample of the half's tokens",
+            nullable=True,
+        ),
         "p_value": Column(
             F64,
-            "the same, b random directions whose largest m over all candidates is at least m_freq: "
+            "the same, b random directions whose largest m over all candidates is at least the neuron's: "
             "controls the family-wise error over the candidates (maximum statistic)",
             nullable=True,
         ),
