@@ -27,7 +27,12 @@ from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
 from neuronlab.model_files import model_directory
-from neuronlab.model_sizes import check_induction, check_sizes, read_sizes
+from neuronlab.model_sizes import (
+    check_context,
+    check_induction,
+    check_sizes,
+    read_sizes,
+)
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.published_models import frequency_neurons, published_name
 from neuronlab.replacements import ReplacementError, parse_replacements
@@ -115,6 +120,13 @@ def model_spec(wildcards):
     }
 
 
+def texts_of(model):
+    """The texts that a model reads: those of the study, and those of its comparisons."""
+    study, compared = config["confidence_regulation"], config["comparisons"].values()
+    read = {entry["text"] for entry in compared if model in entry["models"]}
+    return sorted(read | set(study["texts"] if model in study["models"] else []))
+
+
 def model_files(wildcards):
     """The files that a model consists of; a fetched model is represented by its manifest."""
     spec = ModelSpec(**model_spec(wildcards))
@@ -123,6 +135,14 @@ def model_files(wildcards):
         files = [f"{spec.path}/manifest.json"] if fetched else list_model_files(spec)
         if not fetched or Path(files[0]).is_file():
             sizes = read_sizes(model_directory(spec))
+            check_context(
+                sizes,
+                where=spec.where,
+                sequence_lengths={
+                    text: config["texts"][text]["sequence_length"]
+                    for text in texts_of(wildcards.model)
+                },
+            )
             study = config["confidence_regulation"]
             if wildcards.model in study["models"]:
                 check_induction(

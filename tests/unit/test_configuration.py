@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from neuronlab import token_frequency
 from neuronlab.config_reference import render
-from neuronlab.configuration import ConfigError, check_config, check_keys
+from neuronlab.configuration import EFFECT_SETS, ConfigError, check_config, check_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text())
@@ -58,6 +59,15 @@ def test_a_misspelt_key_is_refused_with_its_nearest_name(path, nearest):
         ("texts.evaluation.counts", "no.npy", "texts.evaluation.counts: there is no file 'no.npy'"),
         ("confidence_regulation.models", ["dmeo"], "no model 'dmeo' under models; did you mean 'demo'"),
         ("confidence_regulation.texts", ["evaluatoin"], "no text 'evaluatoin' under texts; did you mean 'evaluation'"),
+        ("dose_response.values", [1.0, -1.0], "dose_response.values: .* does not increase"),
+        ("dose_response.values", [0.0, float("nan")], "dose_response.values: .* list finite values"),
+        ("induction.heads.sets", ["0.1", "1.0+1.0"], r"induction.heads.sets: '1\.0\+1\.0' names a head twice"),
+        ("induction.natural", {"prefix": 500, "min_distance": 2}, "induction.natural.prefix: two occurrences of 500"),
+        (
+            "selections.token_frequency",
+            {"rule": "top_rho", "count": 1},
+            "selections.token_frequency: the name is taken",
+        ),
         ("ablation.trace", ["entropi"], "ablation.trace: no selection 'entropi'; did you mean 'entropy'"),
     ],
 )
@@ -74,6 +84,36 @@ def test_an_empty_text_and_an_unknown_suffix_are_refused(tmp_path):
         check_config(with_value("texts.mine", {"source": "file", "path": str(empty)}))
     with pytest.raises(ConfigError, match=r"text\.docx' is none of \.txt"):
         check_config(with_value("texts.mine", {"source": "file", "path": str(other)}))
+
+
+def test_sequences_without_a_position_that_counts_are_refused():
+    config = with_value("texts.evaluation.sequence_length", 16)
+    config["texts"]["evaluation"]["min_position"] = 15
+    with pytest.raises(ConfigError, match=r"texts\.evaluation\.min_position: 15 leaves no position .*; set it to 14"):
+        check_config(config)
+    config["texts"]["evaluation"]["min_position"] = 14
+    check_config(config)
+
+
+def test_a_repeated_stretch_that_just_fits():
+    config = with_value("induction.natural", {"prefix": 6, "min_distance": 3})
+    config["texts"]["evaluation"]["sequence_length"] = 16
+    check_config(config)
+    config["induction"]["natural"]["min_distance"] = 4
+    with pytest.raises(ConfigError, match=r"17 tokens, but the sequences of texts\.evaluation have 16"):
+        check_config(config)
+
+
+def test_the_reserved_set_name_is_the_one_that_the_workflow_gives():
+    assert {token_frequency.NAME} == EFFECT_SETS
+
+
+def test_the_reference_names_every_key_of_the_schema():
+    """A key whose values are free, such as `references`, is a row as well."""
+    text = render(SCHEMA)
+    for group, node in SCHEMA["properties"].items():
+        for key in node.get("properties", {}):
+            assert f"`{group}.{key}" in text
 
 
 def test_a_revision_refers_to_its_model():

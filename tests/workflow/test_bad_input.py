@@ -63,6 +63,16 @@ def set_value(config: dict, path: str, value: object) -> dict:
         ("comparisons.both.reference", "tin", "comparisons.both.reference: 'tin' is not one of its models; did you"),
         ("confidence_regulation.references", {"twin": "tiny"}, "references.twin: 'twin' is not studied"),
         ("confidence_regulation.parts", ["head"], "'head' is not one of"),
+        ("induction.heads.sets", ["0.1+0.1"], "induction.heads.sets: '0.1+0.1' names a head twice"),
+        ("induction.natural.prefix", 40, "induction.natural.prefix: two occurrences of 40 tokens, min_distance 2 and"),
+        ("dose_response.values", [0, 1, 1], "dose_response.values: [0, 1, 1] does not increase"),
+        (
+            "selections.token_frequency",
+            {"rule": "top_rho", "count": 2},
+            "selections.token_frequency: the name is taken",
+        ),
+        ("texts.words.min_position", 31, "texts.words.min_position: 31 leaves no position that counts in sequences"),
+        ("texts.words.sequence_length", 65, "texts.words.sequence_length: 65 tokens, but the context of models.tiny"),
         ("texts.words.path", "nowhere.txt", "texts.words.path: there is no file 'nowhere.txt'"),
     ],
 )

@@ -41,7 +41,7 @@ def _rows(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
         described = child["description"].strip().replace("\n", " ").replace("|", "\\|")
         if "properties" in child:
             yield from _rows(child, f"{path}.")
-        elif not isinstance(child.get("additionalProperties"), Mapping):
+        else:
             default = f"`{json.dumps(child['default'])}`" if "default" in child else ""
             required = "required" if key in node.get("required", []) else default
             yield f"| `{path}` | {_type(child)} | {required} | {described} |"

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 RESERVED = frozenset({"inputs", "retrained", "comparison", "logs", "benchmarks"})
+# Sets that the workflow chooses by their effects (`token_frequency.NAME`): no selection may take their names.
+EFFECT_SETS = frozenset({"token_frequency"})
 REQUIRED_KEYS = {
     "models": {"demo": (), "directory": ("path",), "hub": ("name", "revision")},
     "texts": {"demo": (), "file": ("path",), "hub": ("name", "revision")},
@@ -166,6 +170,50 @@ def _check_references(config: Config) -> None:
             raise ConfigError(f"configuration: texts.{name}.counts: the demo's counts fit the demo's texts only")
 
 
+def _check_values(config: Config) -> None:
+    """Values that the schema cannot compare: with one another, or with names that the workflow gives itself."""
+    for name in EFFECT_SETS & set(config.get("selections", {})):
+        raise ConfigError(
+            f"configuration: selections.{name}: the name is taken by the set that is chosen by its effects; rename it"
+        )
+    for name, entry in config["texts"].items():
+        length, first = entry.get("sequence_length"), entry.get("min_position")
+        if length is not None and first is not None and first > length - 2:
+            raise ConfigError(
+                f"configuration: texts.{name}.min_position: {first} leaves no position that counts in sequences of "
+                f"{length} tokens; set it to {length - 2} or less, or raise texts.{name}.sequence_length"
+            )
+    values = config.get("dose_response", {}).get("values", [])
+    if not all(map(isfinite, values)) or any(b <= a for a, b in pairwise(values)):
+        raise ConfigError(
+            f"configuration: dose_response.values: {list(values)} does not increase; list finite values, every one "
+            "once, the smallest first"
+        )
+    induction = config.get("induction", {})
+    for heads in induction.get("heads", {}).get("sets", []):
+        named = heads.split("+")
+        if len(set(named)) < len(named):
+            raise ConfigError(f"configuration: induction.heads.sets: '{heads}' names a head twice; list it once")
+    _check_natural(config, induction.get("natural", {}))
+
+
+def _check_natural(config: Config, natural: Config) -> None:
+    """Two occurrences of the repeated stretch and a token after them must fit into the sequences that are studied."""
+    study = config.get("confidence_regulation", {})
+    if not natural or "induction" not in study.get("parts", ["induction"]):
+        return
+    needed = 2 * natural.get("prefix", 0) + natural.get("min_distance", 0) + 1
+    for text in study.get("texts", []):
+        length = config["texts"][text].get("sequence_length", needed)
+        if needed > length:
+            raise ConfigError(
+                f"configuration: induction.natural.prefix: two occurrences of {natural.get('prefix')} tokens, "
+                f"min_distance {natural.get('min_distance')} and a token after them are {needed} tokens, but the "
+                f"sequences of texts.{text} have {length}; lower prefix or min_distance, or raise "
+                f"texts.{text}.sequence_length"
+            )
+
+
 def _check_comparison(where: str, entry: Config, texts: Config) -> None:
     if entry["text"] not in texts:
         hint = _nearest(entry["text"], list(texts))
@@ -188,3 +236,4 @@ def check_config(config: Config) -> None:
     _check_models(config)
     _check_texts(config)
     _check_references(config)
+    _check_values(config)

@@ -123,6 +123,24 @@ def _check_selection(sizes: Sizes, key: str, entry: Mapping[str, Any], control_s
         )
 
 
+def check_context(sizes: Sizes, *, where: str, sequence_lengths: Mapping[str, int]) -> None:
+    """Refuse sequences longer than the model's context.
+
+    Args:
+        where: the model's key, for messages.
+        sequence_lengths: of the texts that the model reads, by name.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    for text, length in sequence_lengths.items():
+        if sizes.n_ctx is not None and length > sizes.n_ctx:
+            raise ConfigError(
+                f"configuration: texts.{text}.sequence_length: {length} tokens, but the context of {where} is "
+                f"{sizes.n_ctx}; set it to {sizes.n_ctx} or less"
+            )
+
+
 def check_induction(
     sizes: Sizes, induction: Mapping[str, Any], *, where: str, parts: Sequence[str], sequence_lengths: Mapping[str, int]
 ) -> None:
