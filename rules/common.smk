@@ -17,6 +17,7 @@ SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from neuronlab.configuration import (
+    BIAS,
     ConfigError,
     base_model,
     check_config,
@@ -281,8 +282,8 @@ def published_frequency_neurons(wildcards):
 
 def reference_model(wildcards):
     """The larger model that a model is compared with, if the configuration names one."""
-    references = config["confidence_regulation"]["references"]
-    return references.get(wildcards.model)
+    name = config["confidence_regulation"]["references"].get(wildcards.model)
+    return None if name == BIAS else name
 
 
 def as_model(model):

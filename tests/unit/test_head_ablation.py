@@ -31,7 +31,7 @@ SELECTED, CONTROLS = (7, 30, 2), (11, 40, 5)
 
 
 def scores_frame(
-    n_layers: int = 2, n_heads: int = 4, induction: tuple[tuple[int, int], ...] = ((1, 2),)
+    n_layers: int = 2, n_heads: int = 4, induction: tuple[tuple[int, int], ...] = ((1, 2), (0, 1), (1, 0))
 ) -> pl.DataFrame:
     """Random-token scores that rank 1.2, 0.1, 1.0 first; and text scores that rank otherwise."""
     order = [(1, 2), (0, 1), (1, 0)]
@@ -339,13 +339,18 @@ def test_induction_heads_are_no_baselines_and_few_heads_give_few_baselines() -> 
     names = {planned.heads.name for planned in plan if planned.control_of == "1.2+0.1"}
     assert names == set()  # 1.3 alone is left
     assert {planned.heads.name for planned in plan if planned.control_of == "1.2"} == {"1.3"}
-    assert all(
-        planned.role != "baseline" for planned in plan_sets(scores_frame(), top=9, configured=[], baselines=2, seed=0)
-    )
+    plan = plan_sets(scores_frame(induction=every), top=9, configured=[], baselines=2, seed=0)
+    assert all(planned.role != "baseline" for planned in plan)
+
+
+@pytest.mark.parametrize("induction", [((1, 2),), ()])
+def test_heads_below_the_threshold_do_not_join_the_best(induction: tuple[tuple[int, int], ...]) -> None:
+    plan = plan_sets(scores_frame(induction=induction), top=3, configured=[], baselines=0, seed=0)
+    assert [(planned.heads.name, planned.role) for planned in plan] == [("1.2", "top")]
 
 
 def test_baselines_come_from_the_same_layer_first_and_never_twice() -> None:
-    plan = plan_sets(scores_frame(), top=1, configured=[], baselines=5, seed=0)
+    plan = plan_sets(scores_frame(induction=((1, 2),)), top=1, configured=[], baselines=5, seed=0)
     drawn = [planned.heads.name for planned in plan if planned.role == "baseline"]
     assert set(drawn[:3]) == {"1.0", "1.1", "1.3"}
     assert len(set(drawn)) == 5

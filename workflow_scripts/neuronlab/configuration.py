@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESERVED = frozenset({"inputs", "retrained", "comparison", "logs", "benchmarks"})
+BIAS = "bias"  # in confidence_regulation.references: softmax(b_U) alone
 # Sets that the workflow chooses by their effects (`token_frequency.NAME`): no selection may take their names.
 EFFECT_SETS = frozenset({"token_frequency"})
 REQUIRED_KEYS = {
@@ -133,7 +134,7 @@ def _check_references(config: Config) -> None:
     named = [("confidence_regulation.models", name) for name in study.get("models", [])]
     named += [(f"selections.{s}.models", name) for s, entry in selections.items() for name in entry.get("models", [])]
     for small, large in study.get("references", {}).items():
-        named += [("confidence_regulation.references", name) for name in (small, large)]
+        named += [("confidence_regulation.references", name) for name in (small, large) if name != BIAS]
         if small not in study.get("models", []):
             raise ConfigError(
                 f"configuration: confidence_regulation.references.{small}: '{small}' is not studied; "

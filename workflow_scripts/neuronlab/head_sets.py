@@ -69,7 +69,9 @@ class PlannedSet:
 def plan_sets(
     scores: pl.DataFrame, *, top: int, configured: Sequence[str], baselines: int, seed: int
 ) -> list[PlannedSet]:
-    """The best 1, 2, ..., `top` heads together, each of these alone, the configured sets, and baselines for each.
+    """The best 1, 2, ..., `top` induction heads together, each alone, the configured sets, and baselines for each.
+
+    Heads below the threshold do not join the best; of a model without induction heads the best head stands alone.
 
     A set occurs once, under the first role that it has; a baseline once for each set that it is compared with.
 
@@ -86,7 +88,8 @@ def plan_sets(
         raise AttentionError("the table of heads has no scores on random tokens; delete it and run again")
     order = list(zip(ranked["layer"].to_list(), ranked["head"].to_list(), strict=True))
     n_layers, n_heads = (max(place[i] for place in order) + 1 for i in (0, 1))
-    best = order[:top]
+    induction = set(ranked.filter("is_induction").select("layer", "head").iter_rows())
+    best = order[: max(1, min(top, len(induction)))]
     found: dict[frozenset[tuple[int, int]], PlannedSet] = {}
     wanted = [PlannedSet(HeadSet(tuple(best[: i + 1])), "top") for i in range(len(best))]
     wanted += [PlannedSet(HeadSet((head,)), "single") for head in best]
@@ -94,7 +97,6 @@ def plan_sets(
     wanted += [PlannedSet(HeadSet.parse(name, n_layers, n_heads, where=where), "configured") for name in configured]
     for planned in wanted:
         found.setdefault(frozenset(planned.heads.heads), planned)
-    induction = set(ranked.filter("is_induction").select("layer", "head").iter_rows())
     pool = [head for head in sorted(order) if head not in induction | set(best)]
     plan = list(found.values())
     for i, planned in enumerate(found.values()):

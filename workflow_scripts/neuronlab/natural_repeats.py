@@ -104,8 +104,8 @@ def find_repeats(
     if len(found) < 2:
         warnings.warn(
             f"induction.natural: {len(found)} of {looked_at} repeat a stretch of {prefix} tokens; at least 2 are "
-            "needed, so the table is empty and nothing is measured; lower prefix or min_distance, use more text, or let "
-            "repetitions span documents (across_documents)",
+            "needed, so the table is empty and nothing is measured; lower prefix or min_distance, use more text, or "
+            "let repetitions span documents (across_documents)",
             stacklevel=2,
         )
         found = {}

@@ -33,9 +33,17 @@ class NeuronSet:
 
 
 def read_selections(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
-    """One selection table, or several (by weights, by effects) as one."""
+    """One selection table, or several as one, without control sets that hold a selected neuron.
+
+    Controls by weights are drawn before a selection by effects is known, and may hold neurons that it takes: such a set
+    is left out, so that controls are disjoint from all selections.
+    """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
-    return pl.concat([read_table(path, "selection") for path in several])
+    table = pl.concat([read_table(path, "selection") for path in several])
+    selected = table.filter(pl.col("kind") == "selection").select("layer", "neuron").unique()
+    controls = table.filter(pl.col("kind") != "selection")
+    spoiled = controls.join(selected, on=["layer", "neuron"], how="semi")["set"].unique().to_list()
+    return table.filter(~pl.col("set").is_in(spoiled))
 
 
 def sets_of_layer(selection: pl.DataFrame, layer: int) -> list[NeuronSet]:
