@@ -185,3 +185,14 @@ def test_rules_write_their_tables(tiny_directories, tmp_path):
     share = read_table(paths["null_space"], "null_space").filter(layer=1, neuron=7, k=4, k_rule="configured")["rho"][0]
     bottom = alignment.filter(pl.col("neuron") == 7, pl.col("index") >= 28)["cosine"]
     np.testing.assert_allclose(share**2, (bottom**2).sum(), rtol=1e-12)
+
+
+def test_alignment_without_a_selection(tmp_path):
+    """No selection that applies to the model: an empty table, from which the figures are drawn without lines."""
+    spec = ModelSpec(key="tiny", source="directory", path=str(make_directory(tmp_path / "tiny", "phi")))
+    selection = pl.DataFrame(schema={name: column.dtype for name, column in SCHEMAS["selection"].items()})
+    write_table(selection, tmp_path / "selection.parquet", "selection")
+    weights.align_neurons(
+        model=spec, selection=tmp_path / "selection.parquet", alignment=tmp_path / "alignment.parquet"
+    )
+    assert read_table(tmp_path / "alignment.parquet", "alignment").is_empty()

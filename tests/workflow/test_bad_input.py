@@ -124,6 +124,16 @@ def test_a_dry_run_needs_no_network(project):
     assert project.planned()["fetch_model"] == 1
 
 
+def test_the_bias_alone_is_a_reference(project):
+    """softmax(b_U) needs no larger model, and no model may be called what it is called."""
+    config = project.config()
+    config["confidence_regulation"]["references"] = {"tiny": "bias"}
+    project.configure(config)
+    assert project.planned()["measure_reference_kl"] == 1
+    config["models"]["bias"] = config["models"]["twin"]
+    assert "references.tiny: 'bias' means softmax(b_U); rename the model" in refuse(project, config)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

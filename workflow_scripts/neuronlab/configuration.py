@@ -135,6 +135,10 @@ def _check_references(config: Config) -> None:
     named += [(f"selections.{s}.models", name) for s, entry in selections.items() for name in entry.get("models", [])]
     for small, large in study.get("references", {}).items():
         named += [("confidence_regulation.references", name) for name in (small, large) if name != BIAS]
+        if large == BIAS and BIAS in models:
+            raise ConfigError(
+                f"configuration: confidence_regulation.references.{small}: '{BIAS}' means softmax(b_U); rename the model"
+            )
         if small not in study.get("models", []):
             raise ConfigError(
                 f"configuration: confidence_regulation.references.{small}: '{small}' is not studied; "

@@ -33,6 +33,7 @@ from neuronlab.null_space import (
 )
 from neuronlab.null_space_size import resolve_k
 from neuronlab.readout import Readout
+from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import Provenance, read_table, write_table
 
 NEURONS_PER_BLOCK, TOKENS_PER_BLOCK = 256, 1024  # of the cosine matrix: 1 MiB in float32, which stays in the cache
@@ -262,6 +263,8 @@ def measure_neurons(
 
 def alignment_rows(chosen: pl.DataFrame, model: Model, directions: Spectrum) -> pl.DataFrame:
     """Rows of alignment.parquet for rows of a selection: cos(w_out, U_j) for every singular direction j."""
+    if not len(chosen):  # no selection applies to the model: a table without rows
+        return pl.DataFrame(schema={name: column.dtype for name, column in SCHEMAS["alignment"].items()})
     frames = []
     for (layer,), rows in sorted(chosen.group_by("layer"), key=lambda group: group[0]):
         w = model.w_out(int(layer)).to(directions.directions.device).double()[rows["neuron"].to_list()]
