@@ -187,9 +187,9 @@ def test_rules_write_their_tables(tiny_directories, tmp_path):
     np.testing.assert_allclose(share**2, (bottom**2).sum(), rtol=1e-12)
 
 
-def test_alignment_without_a_selection(tmp_path):
+def test_alignment_without_a_selection(tiny_directories, tmp_path):
     """No selection that applies to the model: an empty table, from which the figures are drawn without lines."""
-    spec = ModelSpec(key="tiny", source="directory", path=str(make_directory(tmp_path / "tiny", "phi")))
+    spec = ModelSpec("tiny", "directory", path=str(tiny_directories["phi"]), device="cpu")
     selection = pl.DataFrame(schema={name: column.dtype for name, column in SCHEMAS["selection"].items()})
     write_table(selection, tmp_path / "selection.parquet", "selection")
     weights.align_neurons(
