@@ -17,13 +17,18 @@ from neuronlab.configuration import ConfigError
 
 @dataclass(frozen=True)
 class Sizes:
-    """Width, layers, neurons and heads per layer, context of a model; None where config.json does not say."""
+    """Width, layers, neurons and heads per layer, context of a model; None where config.json does not say.
+
+    Attributes:
+        window: keys that a query of a layer with local attention sees; None where all layers see everything.
+    """
 
     d_model: int | None
     n_layers: int | None
     d_mlp: int | None
     n_heads: int | None = None
     n_ctx: int | None = None
+    window: int | None = None
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> int | None:
@@ -44,6 +49,8 @@ def read_sizes(directory: Path) -> Sizes:
         d_mlp,
         _first(config, "num_attention_heads", "n_head"),
         _first(config, "max_position_embeddings", "n_positions", "n_ctx"),
+        # Qwen2 names a window that it does not use.
+        _first(config, "sliding_window", "attention_chunk_size") if config.get("use_sliding_window", True) else None,
     )
 
 
@@ -144,7 +151,7 @@ def check_context(sizes: Sizes, *, where: str, sequence_lengths: Mapping[str, in
 def check_induction(
     sizes: Sizes, induction: Mapping[str, Any], *, where: str, parts: Sequence[str], sequence_lengths: Mapping[str, int]
 ) -> None:
-    """Refuse repetitions longer than the context or the text's sequences, and heads that the model does not have.
+    """Refuse repetitions longer than context, window or the text's sequences, and heads that the model does not have.
 
     Args:
         induction: the configuration's `induction`.
@@ -172,6 +179,13 @@ def check_induction(
                 f"configuration: {key}: BOS and all copies are {tokens + 1} tokens, but the context of {where} is "
                 f"{sizes.n_ctx}; lower it"
             )
+    copies = (synthetic["length"] or 0) * synthetic["repetitions"]
+    if "heads" in parts and sizes.window is not None and copies > sizes.window:
+        raise ConfigError(
+            f"configuration: induction.synthetic.length: all copies are {copies} tokens, but the attention of {where} "
+            f"reaches {sizes.window} tokens back, and the ablation of heads needs position 0 in sight; lower it, or "
+            "leave heads out of confidence_regulation.parts"
+        )
     for name in heads["sets"] if "heads" in parts else ():
         for layer, head in (map(int, part.split(".")) for part in name.split("+")):
             if (sizes.n_layers is not None and layer >= sizes.n_layers) or (
