@@ -137,7 +137,8 @@ def _check_references(config: Config) -> None:
         named += [("confidence_regulation.references", name) for name in (small, large) if name != BIAS]
         if large == BIAS and BIAS in models:
             raise ConfigError(
-                f"configuration: confidence_regulation.references.{small}: '{BIAS}' means softmax(b_U); rename the model"
+                f"configuration: confidence_regulation.references.{small}: '{BIAS}' means softmax(b_U); "
+                "rename the model"
             )
         if small not in study.get("models", []):
             raise ConfigError(
