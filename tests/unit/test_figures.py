@@ -156,6 +156,8 @@ def test_an_empty_selection_gives_a_figure_with_a_note(
     target = tmp_path / "figure.svg"
     saving.save(made(name, empty), [target])
     svg = target.read_text()
+    width, height = (float(re.search(rf'<svg[^>]* {side}="([^"]+)"', svg).group(1)) for side in ("width", "height"))
+    assert max(width, height) < 5000  # a legend without an entry made them infinite: a blank figure
     if name in ("rho_mediation", "entropy_prediction"):
         assert "entropy neurons" not in svg  # the layer's neurons are all there is to show
     else:

@@ -85,7 +85,7 @@ def panel(
     stroke = alt.Stroke(
         "group:N",
         scale=alt.Scale(domain=domain, range=colours),
-        legend=alt.Legend(title=None, symbolFillColor="white", symbolStrokeWidth=2.4),
+        legend=alt.Legend(title=None, symbolFillColor="white", symbolStrokeWidth=2.4) if domain else None,
     )
     front = (
         alt.Chart(marks.with_columns(pl.col("m").fill_null(0.0)))

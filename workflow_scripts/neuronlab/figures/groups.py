@@ -88,9 +88,12 @@ def colours(present: Sequence[str]) -> tuple[list[str], list[str]]:
 def colour_encoding(
     present: Sequence[str], numbers: dict[str, int] | None = None, *, show: bool = True, **legend: object
 ) -> alt.Color:
-    """Colour by group, with how many neurons each group has in the legend where `numbers` are given."""
+    """Colour by group, with how many neurons each group has in the legend where `numbers` are given.
+
+    A legend without an entry has no finite size, and neither has its figure: without a group there is none.
+    """
     domain, colour_range = colours(present)
-    if not show:
+    if not show or not domain:
         return alt.Color("group:N", scale=alt.Scale(domain=domain, range=colour_range), legend=None)
     options: dict[str, object] = {"title": None, **legend}
     if numbers:

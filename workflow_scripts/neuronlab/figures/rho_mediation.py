@@ -100,7 +100,7 @@ def panel(
     stroke = alt.Stroke(
         "group:N",
         scale=alt.Scale(domain=ring[0], range=ring[1]),
-        legend=alt.Legend(title=None, symbolFillColor="white", symbolStrokeWidth=2.4) if legend else None,
+        legend=alt.Legend(title=None, symbolFillColor="white", symbolStrokeWidth=2.4) if legend and ring[0] else None,
     )
     bars = (
         alt.Chart(marks.with_columns(pl.col("m_low").clip(lower_bound=y.domain[0])).drop_nulls(["m_low", "m_high"]))
