@@ -104,6 +104,7 @@ def test_without_heads_the_clean_run_comes_back(tiny_model: TINY, architecture: 
     model = tiny_model(architecture)
     clean = clean_pass(model, draw(), [0, 1])
     check_reproduced(model, clean)
+    check_reproduced(model, clean_pass(model, draw(), [1]))
     state = model.run(draw())
     torch.testing.assert_close(clean.states.residual, state.residual)
     torch.testing.assert_close(clean.states.activations, state.activations)

@@ -122,7 +122,8 @@ def ablated_pass(
     Raises:
         AttentionError: "mean" without means, or a start that the clean pass did not keep.
     """
-    lowest = min((layer for chosen in sets for layer, _ in chosen.heads), default=0)
+    kept = min(clean.residuals) if first is None else first  # where a pass starts that ablates nothing
+    lowest = min((layer for chosen in sets for layer, _ in chosen.heads), default=kept)
     first = lowest if first is None else first
     if first > lowest or first not in clean.residuals:
         raise AttentionError(f"a pass over heads of layer {lowest} cannot start at layer {first}")
