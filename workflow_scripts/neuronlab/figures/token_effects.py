@@ -195,6 +195,8 @@ def chart(
     about = theme.about(model, text, effects_data.replaced_by(replacement)) if rows else theme.about(model, text)
     if not rows:
         reason = "no tokens to show: no selected neuron of the last layer was traced"
+        if any(shown.values()):
+            reason = "no tokens to show: none meets the conditions (activation above the mean; next token on top)"
         return theme.finish(theme.note_chart(reason), TITLE, [about, *few])
     right = "those with the next token on top (reciprocal rank 1)"
     also = f"; {'below, ' if len(shown) > 1 else ''}of these {right}" if token_data.FREQUENCY in shown else ""
