@@ -365,13 +365,20 @@ def test_bad_input_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(HalvesError, match="replacement 'median'"):
         run.select("bad", replacement="median")
     shard = read_table(run.folder / "shard.parquet", "ablation_shard")
-    one, partial = tmp_path / "one.parquet", tmp_path / "partial.parquet"
-    write_table(shard.filter(document=0), one, "ablation_shard")
-    with pytest.raises(HalvesError, match="only one with counted tokens"):
-        run.select("bad", shards=[one])
+    partial = tmp_path / "partial.parquet"
     write_table(shard.filter((pl.col("document") != 1) | (pl.col("neuron") < 9)), partial, "ablation_shard")
     with pytest.raises(HalvesError, match="every document: delete them"):
         run.select("bad", shards=[partial])
+
+
+def test_a_text_of_one_document_gives_empty_tables(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = read_table(run.folder / "shard.parquet", "ablation_shard")
+    write_table(shard.filter(document=0), tmp_path / "one.parquet", "ablation_shard")
+    made = run.select("one", shards=[tmp_path / "one.parquet"])
+    assert [len(table) for table in made.values()] == [0, 0, 0]
+    assert "use a text of several documents" in capsys.readouterr().err
 
 
 def chosen_frame(selected: list[int], n: int = 10) -> pl.DataFrame:

@@ -49,6 +49,7 @@ Array = np.ndarray
 NAME = "token_frequency"
 HALVES = ("selection", "report")
 PLACE = ("layer", "neuron")
+TABLES = ("token_frequency", "random_directions", "selection")
 
 
 class TokenFrequencyError(ValueError):
@@ -81,6 +82,8 @@ def select_token_frequency(
 ) -> None:
     """Write token_frequency.parquet, random_directions.parquet and the effect-based selection.parquet.
 
+    Of a text of one document all three are empty, and a warning says so.
+
     Args:
         shards: tables "ablation_shard" of the same text, with sums per (neuron, document).
         frequency_cosine, neurons, weights_selection: tables "frequency_cosine", "neurons", "selection".
@@ -96,7 +99,7 @@ def select_token_frequency(
 
     Raises:
         TokenFrequencyError: an unknown outcome, or a selection by weights called token_frequency.
-        HalvesError: fewer than two documents, or shards that do not fit.
+        HalvesError: shards that do not fit.
         ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
     if outcome not in OUTCOMES:
@@ -108,6 +111,17 @@ def select_token_frequency(
     setup = inputs.set_up([replacement or inputs.replacements[0]])
     layer = setup.last.layer
     sums = read_sums(shards, setup.replacements[0].name, layer, setup.last.neurons)
+    made = {**(provenance or {}), "kernel": setup.last.kernel, "outcome": outcome}
+    if len(sums.documents) < 2:
+        print(
+            "WARNING: no token-frequency neurons: the text has one document, but half of the documents select and the "
+            "other half report; use a text of several documents",
+            file=sys.stderr,
+        )
+        for path, name in zip((token_frequency, random_directions, selection), TABLES, strict=True):
+            empty = {column: spec.dtype for column, spec in SCHEMAS[name].items()}
+            write_table(pl.DataFrame(schema=empty), path, name, made)
+        return
     halves = split_documents(sums.documents, inputs.seed)
     first, second = (sums.of(documents) for documents in halves)
     te_kl, m_freq = first.te_kl(), first.m_freq(outcome, te_floor)
@@ -139,10 +153,10 @@ def select_token_frequency(
     table, note = selection_table(frame, weights, by_weights, layer, control_sets, inputs.seed)
     for message in (*tested.notes, *note):
         print(message, file=sys.stderr)
-    made = {**(provenance or {}), "kernel": setup.last.kernel, "outcome": outcome}
-    write_table(frame, token_frequency, "token_frequency", made)
-    write_table(tested.table, random_directions, "random_directions", made)
-    write_table(table, selection, "selection", made)
+    for found, path, name in zip(
+        (frame, tested.table, table), (token_frequency, random_directions, selection), TABLES, strict=True
+    ):
+        write_table(found, path, name, made)
 
 
 def choose_candidates(te_kl: Float[Array, " neurons"], m_freq: Float[Array, " neurons"], n: int) -> Int[Array, " n"]:
