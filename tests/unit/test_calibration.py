@@ -12,6 +12,8 @@ from neuronlab.neuron_sets import NeuronSet
 from neuronlab.schemas import SCHEMAS
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 TOKENS, VOCAB = 4000, 12
 SETS = [CLEAN, NeuronSet("sharp", "selection", None, (1, 2)), NeuronSet("sharp/flat", "uniform", "sharp", (3, 4))]
@@ -51,7 +53,6 @@ def calibrated(factors: tuple[float, ...]) -> tuple[Calibrated, np.ndarray, np.n
 
 
 def test_scores_equal_naive_ones() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     lp, targets = true_model(200)
     tensor = torch.from_numpy(lp)[:, None]
     found = {name: values[:, 0] for name, values in scores(tensor, tensor.exp(), torch.from_numpy(targets)).items()}
@@ -86,12 +87,11 @@ def test_calibration_error_equals_naive_code() -> None:
 
 
 def test_calibration_curve_of_sklearn() -> None:
-    calibration = pytest.importorskip("sklearn.calibration")
     generator = np.random.default_rng(2)
     confidence = generator.random(1000)
     right = (generator.random(1000) < confidence).astype(float)
     _, rows = calibration_error(confidence, right, 8, documents_of(1000))
-    accuracy, mean = calibration.calibration_curve(right, confidence, n_bins=8, strategy="quantile")
+    accuracy, mean = calibration_curve(right, confidence, n_bins=8, strategy="quantile")
     np.testing.assert_allclose(rows["accuracy"], accuracy, atol=1e-12)
     np.testing.assert_allclose(rows["confidence"], mean, atol=1e-12)
 

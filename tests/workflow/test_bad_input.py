@@ -107,6 +107,8 @@ def test_the_examples_are_planned_once_their_paths_are_filled_in(project, exampl
         for entry in config[name].values():
             if "path" in entry:
                 entry["path"] = path
+            if "sequence_length" in entry:
+                entry["sequence_length"] = 32  # the tiny model's context is 64 tokens
     project.configure(config)
     planned = project.planned()
     studied = config.get("confidence_regulation", {}).get("models", [])

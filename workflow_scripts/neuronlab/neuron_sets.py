@@ -33,13 +33,15 @@ class NeuronSet:
 
 
 def read_selections(paths: str | Path | Sequence[str | Path]) -> pl.DataFrame:
-    """One selection table, or several as one, without control sets that hold a selected neuron.
+    """One selection table as it is, or several as one, without control sets that hold a neuron selected in another.
 
     Controls by weights are drawn before a selection by effects is known, and may hold neurons that it takes: such a set
-    is left out, so that controls are disjoint from all selections.
+    is left out, so that controls are disjoint from all selections, as they are within one table.
     """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
     table = pl.concat([read_table(path, "selection") for path in several])
+    if len(several) == 1:
+        return table
     selected = table.filter(pl.col("kind") == "selection").select("layer", "neuron").unique()
     controls = table.filter(pl.col("kind") != "selection")
     spoiled = controls.join(selected, on=["layer", "neuron"], how="semi")["set"].unique().to_list()
