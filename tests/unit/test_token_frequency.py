@@ -14,6 +14,7 @@ from neuronlab import published_models
 from neuronlab.ablation import LastLayer, Tokens
 from neuronlab.ablation_shards import ablate_neurons
 from neuronlab.activations import measure_activations
+from neuronlab.direction_test import p_values
 from neuronlab.document_halves import HalvesError, read_sums, split_documents
 from neuronlab.final_states import AblationInputs
 from neuronlab.frequency_cosine import measure_frequency_cosine
@@ -30,7 +31,6 @@ from neuronlab.token_frequency import (
     TokenFrequencyError,
     choose_candidates,
     mark_selected,
-    p_values,
     select_token_frequency,
     selection_table,
 )

@@ -29,25 +29,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from neuronlab.direction_test import compare_with_null
 from neuronlab.document_halves import read_sums, split_documents
-from neuronlab.final_states import AblationInputs, Setup
-from neuronlab.frozen_directions import Frozen, draw_directions, draw_tokens, frozen_effects, gather
-from neuronlab.random_directions import RowSpace
+from neuronlab.final_states import AblationInputs
 from neuronlab.schemas import OUTCOMES, SCHEMAS
 from neuronlab.selection import KINDS, draw_controls
-from neuronlab.statistics import Interval, bootstrap_weights, mediated_fraction, rank_p_value
+from neuronlab.statistics import Interval, bootstrap_weights
 from neuronlab.tables import Provenance, read_table, write_table
 
 Array = np.ndarray
 NAME = "token_frequency"
-HALVES = ("selection", "report")
 PLACE = ("layer", "neuron")
 TABLES = ("token_frequency", "random_directions", "selection")
 
@@ -163,122 +160,6 @@ def choose_candidates(te_kl: Float[Array, " neurons"], m_freq: Float[Array, " ne
     """The `n` neurons with the largest te_kl whose m_freq is defined, fewer if there are fewer; ties by index."""
     order = np.argsort(-te_kl, kind="stable")
     return order[~np.isnan(m_freq[order])][:n]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the random directions say of the candidates; NaN where 1 - DE/TE is undefined on a sample."""
-
-    m: Float[Array, " candidates"]
-    m_null: Float[Array, " candidates"]
-    p_single: Float[Array, " candidates"]
-    p: Float[Array, " candidates"]
-    p_report: Float[Array, " candidates"]
-    table: pl.DataFrame
-    notes: tuple[str, ...]
-
-    def columns(self) -> dict[str, Float[Array, " candidates"]]:
-        """As token_frequency.parquet names them."""
-        return {
-            "m_null": self.m_null,
-            "p_value_single": self.p_single,
-            "p_value": self.p,
-            "p_value_report": self.p_report,
-        }
-
-
-def compare_with_null(
-    setup: Setup,
-    chosen: Int[Array, " candidates"],
-    halves: tuple[Array, Array],
-    outcome: str,
-    *,
-    inputs: AblationInputs,
-    directions: int,
-    tokens: int,
-    te_floor: float,
-) -> Comparison:
-    """Freeze the log-unigram direction and random ones on a sample of each half."""
-    last, candidates = setup.last, chosen.tolist()
-    assert last.reference is not None
-    # Ids that the log-unigram direction leaves out are zero in it; a real id may be zero by chance, harmlessly.
-    space = RowSpace.of(last.readout, (last.reference.direction != 0) | last.readout.real.to(last.device))
-    generators = [np.random.default_rng([inputs.seed, 1 + i]) for i in range(2)]
-    drawn = [draw_tokens(setup.text, *pair) for pair in zip(halves, [tokens] * 2, generators, strict=True)]
-    samples = gather(setup, drawn, candidates, inputs.batch_size)
-    m, tables, notes = [], [], []
-    for half, sample, generator in zip(HALVES, samples, generators, strict=True):
-        frozen = draw_directions(last, space, sample, directions, generator, inputs.tokens_per_chunk)
-        total, direct = frozen_effects(
-            last,
-            candidates,
-            sample,
-            frozen.directions,
-            outcome,
-            tokens_per_chunk=inputs.tokens_per_chunk,
-            label=f"freeze, {half} half",
-        )
-        m.append(mediated_fraction(np.broadcast_to(total, direct.shape), direct, te_floor))
-        tables.append(directions_table(half, frozen, m[-1], len(sample)))
-        notes += direction_notes(half, frozen)
-    single, family = p_values(m[0])
-    defined = ~np.isnan(m[0][0])
-    null = np.full(len(candidates), np.nan)
-    null[defined] = m[0][1:, defined].mean(0)
-    return Comparison(m[0][0], null, single, family, p_values(m[1])[0], pl.concat(tables), tuple(notes))
-
-
-def p_values(
-    m: Float[Array, "directions candidates"],
-) -> tuple[Float[Array, " candidates"], Float[Array, " candidates"]]:
-    """p-values of the first direction among the others: for each candidate alone, and by the maximum over them.
-
-    NaN where m is undefined, which does not depend on the direction.
-    """
-    defined = ~np.isnan(m[0])
-    single, family = np.full(m.shape[1], np.nan), np.full(m.shape[1], np.nan)
-    if defined.any():
-        observed, null = m[0, defined], m[1:, defined]
-        single[defined] = rank_p_value(observed, null.T)
-        family[defined] = rank_p_value(observed, np.broadcast_to(null.max(1), (len(observed), len(null))))
-    return single, family
-
-
-def directions_table(
-    half: str, frozen: Frozen, m: Float[Array, "directions candidates"], n_tokens: int
-) -> pl.DataFrame:
-    """Rows of random_directions.parquet; the log-unigram direction is -1."""
-    defined = m[:, ~np.isnan(m[0])]
-    some = defined.shape[1] > 0
-    nothing = [None] * len(m)
-    return pl.DataFrame(
-        {
-            "direction": np.arange(-1, len(m) - 1),
-            "half": [half] * len(m),
-            "variance": frozen.variance,
-            "cosine": frozen.cosine,
-            "m_max": pl.Series(defined.max(1) if some else nothing, dtype=pl.Float64),
-            "m_mean": pl.Series(defined.mean(1) if some else nothing, dtype=pl.Float64),
-            "n_tokens": [n_tokens] * len(m),
-        }
-    )
-
-
-def direction_notes(half: str, frozen: Frozen) -> list[str]:
-    """What must be said of directions that are not as they should be."""
-    target, reached = frozen.variance[0], frozen.variance[1:]
-    if np.abs(reached - target).max(initial=0.0) > 1e-3 * target:
-        return [
-            f"WARNING: token_frequency, {half} half: no direction of the read-out's row space has the variance of the "
-            f"log-unigram direction, {target:.4g}; random ones have {reached.min():.4g} to {reached.max():.4g}"
-        ]
-    if not frozen.orthogonal:
-        return [
-            f"WARNING: token_frequency, {half} half: directions orthogonal to the log-unigram direction do not reach "
-            f"its variance, {target:.4g}; the random ones have |cosine| up to "
-            f"{np.abs(frozen.cosine[1:]).max(initial=0.0):.2f} with it, so that the test is conservative"
-        ]
-    return []
 
 
 def missing(values: Float[Array, " rows"]) -> pl.Series:
