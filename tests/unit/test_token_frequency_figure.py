@@ -136,3 +136,9 @@ def test_same_tables_same_bytes_and_the_outcome_of_the_table(tables: dict[str, p
         token_frequency.draw(**paths, figures=[tmp_path / name], model="demo", text="evaluation")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert "DE_freq/TE, entropy" in (tmp_path / "one.svg").read_text()
+
+
+def test_a_table_without_rows_names_its_reason(tables: dict[str, pl.DataFrame]) -> None:
+    """A text of one document has no two halves."""
+    drawn = made(tables, token_frequency=tables["token_frequency"].clear())
+    assert "the text has one document" in drawn.to_json()

@@ -154,7 +154,10 @@ def chart(
     """
     frame, missing = prepare(token_frequency, selection)
     if not len(frame):
-        return theme.finish(theme.note_chart("no neuron has a total effect above the floor"), TITLE, [model])
+        reason = "no neuron has a total effect above the floor"
+        if not len(token_frequency):
+            reason = "nothing was compared: half of the documents select,\nhalf report, but the text has one document"
+        return theme.finish(theme.note_chart(reason), TITLE, [theme.about(model, text)])
     documents = int(token_frequency["n_documents_report"][0])
     layer, chosen = int(token_frequency["layer"][0]), token_frequency.filter("selected")
     upper, notes = scatter(frame, outcome)
