@@ -31,6 +31,7 @@ from neuronlab.model_files import model_directory
 from neuronlab.model_sizes import (
     check_context,
     check_induction,
+    check_reference,
     check_sizes,
     read_sizes,
 )
@@ -298,7 +299,17 @@ def reference_specs(wildcards):
 
 def reference_files(wildcards):
     name = reference_model(wildcards)
-    return model_files(as_model(name)) if name else []
+    if not name:
+        return []
+    files = model_files(as_model(name))
+    specs = [ModelSpec(**model_spec(as_model(m))) for m in (wildcards.model, name)]
+    try:
+        if all(spec.source != "hub" or Path(spec.path).is_dir() for spec in specs):
+            own, other = map(model_directory, specs)
+            check_reference(wildcards.model, own, name, other)
+    except (ModelError, ConfigError) as error:
+        raise WorkflowError(str(error)) from None
+    return files
 
 
 def comparison_entry(wildcards):

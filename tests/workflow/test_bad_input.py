@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -124,6 +125,18 @@ def test_a_dry_run_needs_no_network(project):
     config["confidence_regulation"]["models"].append("far")
     project.configure(config)
     assert project.planned()["fetch_model"] == 1
+
+
+def test_a_reference_of_another_vocabulary_is_refused(project, tiny_directory, tmp_path):
+    other = shutil.copytree(tiny_directory, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    pieces = tokenizer["model"]["vocab"]
+    pieces["a"], pieces["b"] = pieces["b"], pieces["a"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = project.config()
+    config["models"]["twin"]["path"] = str(other)
+    output = refuse(project, config)
+    assert "confidence_regulation.references.tiny: 'twin' has another vocabulary (piece 'a' has id" in output
 
 
 def test_the_bias_alone_is_a_reference(project):

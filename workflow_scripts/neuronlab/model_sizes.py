@@ -195,3 +195,32 @@ def check_induction(
                     f"configuration: induction.heads.sets: '{name}': {where} has no head {layer}.{head}; it has "
                     f"{sizes.n_layers} layers of {sizes.n_heads} heads, counted from 0"
                 )
+
+
+def read_vocabulary(directory: Path) -> dict[str, int] | None:
+    """Pieces and ids by the `tokenizer.json` of a directory, added ones included; None where there is no such file."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    pieces = content["model"]["vocab"]
+    if not isinstance(pieces, Mapping):  # a unigram model's list of (piece, score)
+        pieces = {piece: i for i, (piece, _) in enumerate(pieces)}
+    return dict(pieces) | {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+
+
+def check_reference(model: str, directory: Path, reference: str, reference_directory: Path) -> None:
+    """Refuse a reference whose tokenizer differs from the model's in any piece or id, where both can be read.
+
+    Raises:
+        ConfigError: naming both models and a piece at fault.
+    """
+    own, other = read_vocabulary(directory), read_vocabulary(reference_directory)
+    if own is None or other is None or own == other:
+        return
+    piece = min(piece for piece in own.keys() | other.keys() if own.get(piece) != other.get(piece))
+    raise ConfigError(
+        f"configuration: confidence_regulation.references.{model}: '{reference}' has another vocabulary "
+        f"(piece {piece!r} has id {own.get(piece)} in '{model}', {other.get(piece)} in '{reference}'): their "
+        "distributions cannot be compared; name a model with the same tokenizer"
+    )
