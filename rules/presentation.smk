@@ -91,7 +91,7 @@ rule draw_total_direct:
     """Total against direct effect per token, chosen neurons and pooled controls."""
     input:
         traces=f"{ABLATION}/traces.parquet",
-        selection=SELECTION,
+        selection=selections,
         verification=f"{ABLATION}/verification.parquet",
     output:
         figures=in_report(
@@ -237,7 +237,7 @@ rule draw_overview:
         singular_values="results/{model}/weights/singular_values.parquet",
         alignment="results/{model}/weights/alignment.parquet",
         null_space="results/{model}/weights/null_space.parquet",
-        selection=SELECTION,
+        selection=selections,
         traces=f"{ABLATION}/traces.parquet",
         effects=f"{ABLATION}/effects.parquet",
         verification=f"{ABLATION}/verification.parquet",

@@ -125,7 +125,7 @@ def chart(
         effects_data.sample_size(effects),
     )
     if not groups.highlighted_sets(selection, sets) or not len(traces) or not len(effects):
-        note = theme.note_chart("no neuron is selected by its weights, or none has effects:\nsee the single figures")
+        note = theme.note_chart("no neuron is selected, or none has effects:\nsee the single figures")
         return theme.finish(note, TITLE, [about])
     weights, numbers = _weights(tables, sets)
     rows = [
