@@ -14,6 +14,7 @@ if (
 
 
 include: "rules/common.smk"
+include: "rules/targets.smk"
 include: "rules/inputs.smk"
 include: "rules/neurons.smk"
 include: "rules/ablation.smk"

@@ -24,10 +24,9 @@ from neuronlab.kernels import brute_force
 from neuronlab.kernels.interface import Effects
 from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet
-from neuronlab.replacements import Replacement
 from neuronlab.schemas import OUTCOMES, VARIANTS
 from neuronlab.tables import read_table
-from neuronlab.verification import MAX_PASSES, VerificationError, fits_twice, judge, stratified_pairs, subset
+from neuronlab.verification import MAX_PASSES, by_forward, fits_twice, judge, report, stratified_pairs, subset
 
 Array = np.ndarray
 FORWARD_SHARE = 4  # one forward pass for so many pairs of the other tier
@@ -112,7 +111,7 @@ def _tier(
             brute = _by_readout(last, batch, token, place, sets, deltas)
         else:
             variants = ("total",)
-            brute = _by_forward(setup, batch, token, place, sets, replacement)
+            brute = by_forward(setup, batch, token, [sets[i].neurons for i in place.tolist()], replacement)
         frames += [
             pl.DataFrame(
                 {
@@ -162,55 +161,3 @@ def _by_readout(
             )
         )
     return brute_force.joined(found)
-
-
-def _by_forward(
-    setup: Setup,
-    batch: Batch,
-    token: Int[Array, " pairs"],
-    place: Int[Array, " pairs"],
-    sets: Sequence[NeuronSet],
-    replacement: Replacement,
-) -> Effects:
-    """Full forward passes, one for each pair, with all activations of the set replaced at the pair's position."""
-    found, layer = [], setup.last.layer
-    for t, s in zip(token.tolist(), place.tolist(), strict=True):
-        neurons = list(sets[s].neurons)
-        sequence, position = int(batch.sequence[t]), int(batch.position[t])
-        ids = torch.from_numpy(setup.text.tokens[sequence][None, : position + 2]).long()
-        values = setup.model.activations(ids, [layer])[layer][..., neurons].double().clone()
-        values[0, position] = setup.value(batch, slice(t, t + 1), neurons, replacement)[0].to(values.device)
-        effects = brute_force.forward_effects(setup.model, layer, neurons, ids, values, reference=setup.last.reference)
-        # The last position of the shortened sequence that has a next token is the pair's.
-        found.append(Effects(*(getattr(effects, name)[:, -1:] for name in Effects.__dataclass_fields__)))
-    return brute_force.joined(found)
-
-
-def report(frame: pl.DataFrame, kernel: str) -> None:
-    """Print how close the two sides are.
-
-    Raises:
-        VerificationError: if a row did not pass.
-    """
-    share = frame.with_columns(share=pl.col("error") / pl.col("tolerance"))
-    summary = share.group_by("tier", "variant", "outcome", maintain_order=True).agg(
-        pairs=pl.len(), worst=pl.col("share").max(), effect=pl.col("brute_force").abs().max()
-    )
-    for row in summary.iter_rows(named=True):
-        print(
-            f"sets: {row['tier']:8} {row['variant']:8} {row['outcome']:8} {row['pairs']:5} pairs, largest effect "
-            f"{row['effect']:.3g} nats, worst error {row['worst']:.2g} of the tolerance",
-            file=sys.stderr,
-        )
-    failed = share.filter(~pl.col("passed"))
-    if not len(failed):
-        return
-    worst = failed.sort("share", descending=True).row(0, named=True)
-    raise VerificationError(
-        f"joint ablation by kernel '{kernel}' differs from brute force above the tolerance in {len(failed)} of "
-        f"{len(frame)} comparisons; worst: {worst['tier']}, {worst['variant']} effect on {worst['outcome']} of set "
-        f"{worst['set']} (replacement {worst['replacement']}) at sequence {worst['sequence']}, position "
-        f"{worst['position']}: {worst['closed_form']:.9g} against {worst['brute_force']:.9g}, tolerance "
-        f"{worst['tolerance']:.3g}. Set compute.kernel to brute_force, or ablation.verification.absolute and relative "
-        "if the model's own precision explains the difference"
-    )

@@ -158,7 +158,7 @@ def _tier(
             brute = _by_readout(last, batch.tokens, token, neuron, delta)
         else:
             variants = FORWARD_VARIANTS
-            brute = _by_forward(setup, batch, token, neuron, replacement)
+            brute = by_forward(setup, batch, token, neuron[:, None].tolist(), replacement)
         for k, variant in enumerate(variants):
             for outcome in OUTCOMES:
                 row = list(VARIANTS).index(variant)
@@ -218,19 +218,22 @@ def _by_readout(
     return brute_force.joined(found)
 
 
-def _by_forward(
-    setup: Setup, batch: Batch, token: Int[Array, " pairs"], neuron: Int[Array, " pairs"], replacement: Replacement
+def by_forward(
+    setup: Setup,
+    batch: Batch,
+    token: Int[Array, " pairs"],
+    neurons: Sequence[Sequence[int]],
+    replacement: Replacement,
 ) -> Effects:
-    """Full forward passes, one for each pair, with the activation replaced at the pair's position."""
-    found = []
-    for t, n in zip(token.tolist(), neuron.tolist(), strict=True):
+    """Full forward passes, one for each pair, with its neurons' activations replaced at the pair's position."""
+    found, layer = [], setup.last.layer
+    for t, chosen in zip(token.tolist(), neurons, strict=True):
         sequence, position = int(batch.sequence[t]), int(batch.position[t])
         ids = torch.from_numpy(setup.text.tokens[sequence][None, : position + 2]).long()
-        value = setup.value(batch, slice(t, t + 1), [n], replacement)[0, 0]
-        clean = setup.model.activations(ids, [setup.last.layer])[setup.last.layer][..., n].double().clone()
-        clean[0, position] = value.to(clean.device)
+        values = setup.model.activations(ids, [layer])[layer][..., list(chosen)].double().clone()
+        values[0, position] = setup.value(batch, slice(t, t + 1), list(chosen), replacement)[0].to(values.device)
         effects = brute_force.forward_effects(
-            setup.model, setup.last.layer, n, ids, clean, reference=setup.last.reference
+            setup.model, layer, list(chosen), ids, values, reference=setup.last.reference
         )
         # The last position of the shortened sequence that has a next token is the pair's.
         found.append(Effects(*(getattr(effects, name)[:, -1:] for name in Effects.__dataclass_fields__)))
@@ -246,32 +249,32 @@ def judge(frame: pl.DataFrame, absolute: float, relative: float) -> pl.DataFrame
 
 
 def report(frame: pl.DataFrame, kernel: str) -> None:
-    """Print how close the two sides are, by tier, variant and outcome.
+    """Print how close the two sides are, by tier, variant and outcome, of single neurons or of sets.
 
     Raises:
         VerificationError: if a row did not pass.
     """
-    summary = frame.group_by("tier", "variant", "outcome", maintain_order=True).agg(
-        pairs=pl.len(), worst=(pl.col("error") / pl.col("tolerance")).max(), effect=pl.col("brute_force").abs().max()
+    of_sets = "set" in frame.columns
+    share = frame.with_columns(share=pl.col("error") / pl.col("tolerance"))
+    summary = share.group_by("tier", "variant", "outcome", maintain_order=True).agg(
+        pairs=pl.len(), worst=pl.col("share").max(), effect=pl.col("brute_force").abs().max()
     )
     for row in summary.iter_rows(named=True):
         print(
-            f"{row['tier']:8} {row['variant']:8} {row['outcome']:8} {row['pairs']:5} pairs, largest effect "
-            f"{row['effect']:.3g} nats, worst error {row['worst']:.2g} of the tolerance",
+            f"{'sets: ' if of_sets else ''}{row['tier']:8} {row['variant']:8} {row['outcome']:8} "
+            f"{row['pairs']:5} pairs, largest effect {row['effect']:.3g} nats, "
+            f"worst error {row['worst']:.2g} of the tolerance",
             file=sys.stderr,
         )
-    failed = frame.filter(~pl.col("passed"))
+    failed = share.filter(~pl.col("passed"))
     if not len(failed):
         return
-    worst = (
-        failed.with_columns(share=pl.col("error") / pl.col("tolerance"))
-        .sort("share", descending=True)
-        .row(0, named=True)
-    )
+    worst = failed.sort("share", descending=True).row(0, named=True)
+    subject = f"set {worst['set']} (" if of_sets else f"neuron {worst['neuron']} (layer {worst['layer']}, "
     raise VerificationError(
-        f"kernel '{kernel}' differs from brute force above the tolerance in {len(failed)} of {len(frame)} comparisons; "
-        f"worst: {worst['tier']}, {worst['variant']} effect on {worst['outcome']} of neuron {worst['neuron']} (layer "
-        f"{worst['layer']}, replacement {worst['replacement']}) at sequence {worst['sequence']}, position "
+        f"{'joint ablation by ' if of_sets else ''}kernel '{kernel}' differs from brute force above the tolerance in "
+        f"{len(failed)} of {len(frame)} comparisons; worst: {worst['tier']}, {worst['variant']} effect on "
+        f"{worst['outcome']} of {subject}replacement {worst['replacement']}) at sequence {worst['sequence']}, position "
         f"{worst['position']}: {worst['closed_form']:.9g} against {worst['brute_force']:.9g}, tolerance "
         f"{worst['tolerance']:.3g}. The results cannot be trusted: set compute.kernel to brute_force, or "
         "ablation.verification.absolute and relative if the model's own precision explains the difference"
