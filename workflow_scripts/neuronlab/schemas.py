@@ -31,6 +31,7 @@ from neuronlab.schema_columns import (
 )
 from neuronlab.schemas_comparison import COMPARISON
 from neuronlab.schemas_induction import INDUCTION
+from neuronlab.schemas_knowledge import KNOWLEDGE
 from neuronlab.schemas_sets import SETS
 
 __all__ = ["OUTCOMES", "RANK_VARIANTS", "SCHEMAS", "VARIANTS", "Column", "Schema"]
@@ -248,4 +249,4 @@ SCHEMAS: dict[str, Schema] = {
         "relative_error": Column(F64, "ours / published - 1", nullable=True),
     },
 }
-SCHEMAS |= SETS | INDUCTION | COMPARISON
+SCHEMAS |= SETS | INDUCTION | COMPARISON | KNOWLEDGE
