@@ -117,7 +117,7 @@ KNOWLEDGE: dict[str, Schema] = {
         "n_candidates": Column(I32, "different answers of the relation, the fact's own left out"),
         "first_token": Column(I32, "its first token, as it occurs in the prompt"),
         "log_prob_first": Column(
-            F64, "log-probability of that token under the prompt that asked for the answer (nats)"
+            F64, "log-probability of that token after the prompt that asked for the answer"
         ),
         "log_prob": Column(F64, "log-probability of the whole counter-object (nats)"),
         "tied": Column(BOOL, "another candidate has the same first token; the whole object decided"),
@@ -189,7 +189,7 @@ KNOWLEDGE: dict[str, Schema] = {
     | VARIANT
     | {
         "tier": Column(
-            STR, "generation (hooks, float64, one variant at a time) or readout (entropy, log-probabilities)"
+            STR, "generation (hooks, float64, variant by variant) or readout (entropy, log-probabilities)"
         ),
         "quantity": Column(STR, "tokens, entropy, log_prob_ck, log_prob_pk, log_prob_nd"),
         "fast": Column(F64, "value by the shared prefix tree; tokens: how many were generated"),
@@ -273,7 +273,7 @@ KNOWLEDGE: dict[str, Schema] = {
         "replacement": COPYING_VARIANT["replacement"],
         "route": Column(STR, "total, direct or norm"),
         "quantity": Column(
-            STR, "entropy (its |change|), margin (|change| of the clean label's log-ratios, the largest)"
+            STR, "entropy (|change|), margin (largest |change| of the clean label's log-ratios)"
         ),
         "n_changed": Column(I64, "prompts whose label changes"),
         "n_kept": Column(I64, "prompts whose label stays"),
