@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from neuronlab.figures import theme
 from neuronlab.schemas_knowledge import LABELS
 
 NAMES = {"CK": "context (CK)", "ND": "neither (ND)", "PK": "parametric (PK)"}
@@ -22,7 +23,7 @@ ARROW = "\N{RIGHTWARDS ARROW}"
 
 
 def label_colours(*, legend: alt.Legend | None = None, field: str = "label", stroke: bool = False) -> alt.Color:
-    """Colour by label (values CK, ND, PK in `field`), in the published order, with a legend in words if one is given."""
+    """Colour by label (CK, ND, PK in `field`), in the published order, with a legend in words if one is given."""
     if legend is not None:
         legend = legend.copy()
         legend.labelExpr = f"({NAMES})[datum.value]"
@@ -39,3 +40,8 @@ def transition(before: str, after: str) -> str:
 def present_controls(kinds: Sequence[str]) -> list[str]:
     """The kinds of controls among `kinds`, each once, in the order of `CONTROLS`."""
     return [kind for kind in CONTROLS if kind in set(kinds)]
+
+
+def about(model: str, facts: str, *numbers: str | None) -> str:
+    """First line of a subtitle: which model, which facts, and what was counted."""
+    return theme.about(model, None, f"facts {facts}", *(number for number in numbers if number))
