@@ -24,6 +24,8 @@ include: "rules/presentation.smk"
 include: "rules/presentation_sets.smk"
 include: "rules/presentation_induction.smk"
 include: "rules/comparison.smk"
+include: "rules/knowledge.smk"
+include: "rules/presentation_knowledge.smk"
 
 
 report: "rules/captions/workflow.rst"
@@ -34,6 +36,7 @@ rule all:
     default_target: True
     input:
         confidence_regulation_results(),
+        context_copying_results(),
         comparison_results(),
 
 
@@ -41,6 +44,12 @@ rule confidence_regulation:
     """Study A: entropy and token-frequency neurons, induction, calibration."""
     input:
         confidence_regulation_results(),
+
+
+rule context_copying:
+    """Study B: what ablating neurons does when a prompt contradicts what the model knows."""
+    input:
+        context_copying_results(),
 
 
 rule comparison:

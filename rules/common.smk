@@ -24,6 +24,7 @@ from neuronlab.configuration import (
     check_keys,
     find_entry,
 )
+from neuronlab.configuration_copying import check_copying
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
@@ -36,6 +37,7 @@ from neuronlab.model_sizes import (
     read_sizes,
 )
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
+from neuronlab.prompt_templates import uses_example
 from neuronlab.published_models import frequency_neurons, published_name
 from neuronlab.replacements import ReplacementError, parse_replacements
 from neuronlab.selection_rules import SelectionError, complete_parameters
@@ -45,6 +47,7 @@ try:
     check_keys(config, yaml.safe_load(SCHEMA.read_text()))
     validate(config, SCHEMA)
     check_config(config)
+    check_copying(config)
     for name, entry in config["selections"].items():
         complete_parameters(name, {k: v for k, v in entry.items() if k != "text"})
     parse_replacements(config["ablation"]["replacements"])
@@ -76,6 +79,7 @@ wildcard_constraints:
     shard=r"\d+",
     kind="synthetic|natural",
     comparison=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    facts=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     seed=r"\d+",
 
 
@@ -123,9 +127,13 @@ def model_spec(wildcards):
 
 
 def texts_of(model):
-    """The texts that a model reads: those of the study, and those of its comparisons."""
+    """The texts that a model reads: those of study A, of its comparisons, and those that knowledge bases name."""
     study, compared = config["confidence_regulation"], config["comparisons"].values()
     read = {entry["text"] for entry in compared if model in entry["models"]}
+    copying = config["context_copying"]
+    if model in copying["models"]:
+        entries = [config["facts"][name] for name in copying["facts"]]
+        read |= {entry["text"] for entry in entries if "text" in entry}
     return sorted(read | set(study["texts"] if model in study["models"] else []))
 
 

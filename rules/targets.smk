@@ -9,6 +9,9 @@ def in_report(path, caption):
     shown = caption.replace("_", " ") + (" ({kind})" if "{kind}" in path else "")
     if "{comparison}" in path:
         category, subcategory, labels = "Comparisons", "{comparison}", {}
+    elif "{facts}" in path:
+        category, subcategory = "Context copying", "{model}"
+        labels = {"model": "{model}", "facts": "{facts}"}
     else:
         category, subcategory = "Confidence regulation", "{model}"
         labels = {
@@ -93,6 +96,71 @@ def confidence_regulation_results():
                 f"{base}/frequency_cosine.parquet",
                 *([f"{base}/cards.html"] if study["cards"] else []),
             ]
+    return wanted
+
+
+# Study B: figures of the weights, and of a model on a knowledge base.
+WEIGHT_FIGURES = [
+    "selected_neurons",
+    "singular_values",
+    "norm_logitvar_layers",
+    "layer_trends",
+    "norm_distributions",
+]
+COPYING_FIGURES = [
+    "class_counts",
+    "activation_densities",
+    "transition_scores",
+    "conversion_ratios",
+    "copying_bars",
+    "transition_matrix",
+    "copying_relations",
+    "decision_boundaries",
+    "log_ratio_changes",
+    "flips",
+]
+COPYING_TABLES = [
+    "transitions",
+    "transition_counts",
+    "global_scores",
+    "selected_neurons",
+    "examples",
+]
+COMPARED_TABLES = ["global_scores", "models"]
+
+
+def table_files(folder, names):
+    """Tables for papers, each as LaTeX and as HTML."""
+    return [f"{folder}/{name}.{suffix}" for name in names for suffix in ("tex", "html")]
+
+
+def context_copying_results():
+    """Figures and tables of study B for every configured model and knowledge base."""
+    study = config["context_copying"]
+    wanted = [
+        table
+        for facts in (study["facts"] if study["models"] else [])
+        for table in table_files(f"results/copying/{facts}/tables", COMPARED_TABLES)
+    ]
+    for model in study["models"]:
+        wanted += [
+            file
+            for figure in WEIGHT_FIGURES
+            for file in figure_files(f"results/{model}/weights/figures/{figure}")
+        ]
+        figures = [*COPYING_FIGURES]
+        if study["dose_response"]["points"]:
+            figures.append("copying_doses")
+        if published_name(config["models"][base_model(model)], model) in COPYING_MODELS:
+            figures.append("published_copying")
+        for facts in study["facts"]:
+            base = f"results/{model}/facts/{facts}/knowledge"
+            wanted += [
+                file
+                for figure in figures
+                for file in figure_files(f"{base}/figures/{figure}")
+            ]
+            wanted += table_files(f"{base}/tables", COPYING_TABLES)
     return wanted
 
 

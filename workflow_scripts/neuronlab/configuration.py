@@ -14,10 +14,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-RESERVED = frozenset({"inputs", "retrained", "comparison", "logs", "benchmarks"})
+RESERVED = frozenset({"inputs", "retrained", "comparison", "copying", "logs", "benchmarks"})
 BIAS = "bias"  # in confidence_regulation.references: softmax(b_U) alone
 # Sets that the workflow chooses by their effects (`token_frequency.NAME`): no selection may take their names.
-EFFECT_SETS = frozenset({"token_frequency"})
+EFFECT_SETS = frozenset({"token_frequency", "induction_driven"})
 REQUIRED_KEYS = {
     "models": {"demo": (), "directory": ("path",), "hub": ("name", "revision")},
     "texts": {"demo": (), "file": ("path",), "hub": ("name", "revision")},

@@ -14,6 +14,7 @@ from neuronlab.schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS, TEXT, COMPARED = "{model}/weights", "{model}/texts/{text}", "comparison/{comparison}"
+FACTS, KNOWLEDGE = "inputs/facts/{facts}", "{model}/facts/{facts}/knowledge"
 
 # path below results/, the rule that makes it, and the schema or, for what is no table, what it is
 TABLES = [
@@ -65,6 +66,31 @@ TABLES = [
     (f"{COMPARED}/neurons.parquet", "compare_models", "comparison_neurons"),
     (f"{COMPARED}/summary.parquet", "compare_models", "comparison_summary"),
     (f"{COMPARED}/spectra.parquet", "compare_models", "comparison_spectra"),
+    (f"{FACTS}/facts.parquet", "read_facts", "facts"),
+    (f"{FACTS}/relations.parquet", "read_facts", "relations"),
+    (f"{KNOWLEDGE}/answers.parquet", "answer_queries", "answers"),
+    (f"{KNOWLEDGE}/filtered.parquet", "filter_answers", "filtered"),
+    (f"{KNOWLEDGE}/counters.parquet", "make_conflicts", "counters"),
+    (f"{KNOWLEDGE}/conflicts.parquet", "make_conflicts", "conflicts"),
+    (f"{KNOWLEDGE}/funnel.parquet", "make_conflicts", "funnel"),
+    (f"{KNOWLEDGE}/activation_statistics.parquet", "make_conflicts", "activation_statistics"),
+    (f"{KNOWLEDGE}/sets.parquet", "select_copying_sets", "copying_sets"),
+    (f"{KNOWLEDGE}/variants.parquet", "select_copying_sets", "variants"),
+    (f"{KNOWLEDGE}/shards/{{shard}}/decoded.parquet", "decode_conflicts", "decoded"),
+    (f"{KNOWLEDGE}/shards/{{shard}}/continuations.parquet", "decode_conflicts", "continuations"),
+    (f"{KNOWLEDGE}/shards/{{shard}}/states.parquet", "decode_conflicts", "states"),
+    (f"{KNOWLEDGE}/shards/{{shard}}/costs.parquet", "decode_conflicts", "decoding_costs"),
+    (f"{KNOWLEDGE}/decoding_verification.parquet", "verify_decoding", "decoding_verification"),
+    (f"{KNOWLEDGE}/class_counts.parquet", "score_copying", "class_counts"),
+    (f"{KNOWLEDGE}/transitions.parquet", "score_copying", "transitions"),
+    (f"{KNOWLEDGE}/scores.parquet", "score_copying", "copying_scores"),
+    (f"{KNOWLEDGE}/control_tests.parquet", "score_copying", "control_tests"),
+    (f"{KNOWLEDGE}/relations.parquet", "score_copying", "copying_relations"),
+    (f"{KNOWLEDGE}/doses.parquet", "score_copying", "copying_doses"),
+    (f"{KNOWLEDGE}/flips.parquet", "score_copying", "flips"),
+    (f"{KNOWLEDGE}/flip_prediction.parquet", "score_copying", "flip_prediction"),
+    (f"{KNOWLEDGE}/examples.parquet", "score_copying", "copying_examples"),
+    (f"{KNOWLEDGE}/published.parquet", "compare_published_copying", "published_copying"),
 ]
 OTHERS = [
     (
@@ -76,8 +102,14 @@ OTHERS = [
     ("inputs/demo/token_counts.parquet", "make_demo_world", "counts over all training tokens: token_id, count"),
     ("inputs/models/{model}/manifest.json", "fetch_model", "revision and checksums of a fetched model"),
     ("inputs/texts/{text}/manifest.json", "fetch_text", "revision and checksum of a fetched data set"),
+    (f"{FACTS}/pararel.csv, pararel_relations.xlsx, manifest.json", "fetch_facts", "ParaRel as study B used it"),
     ("retrained/{seed}/", "train_demo_model", "the demo model trained again, with its checkpoints"),
-    (f"{WEIGHTS}/figures/{{figure}}.svg", "draw_{figure}", "norm_logitvar, singular_values, published (and .png, ...)"),
+    (
+        f"{WEIGHTS}/figures/{{figure}}.svg",
+        "draw_{figure}",
+        "norm_logitvar, singular_values, published, selected_neurons, norm_logitvar_layers, layer_trends, "
+        "norm_distributions (and .png, ...)",
+    ),
     (
         f"{TEXT}/figures/{{figure}}.svg",
         "draw_{figure}",
@@ -86,6 +118,19 @@ OTHERS = [
         "induction_profile_{kind}, induction_ablation_{kind}, induction_scores, induction_heads, head_ablation, "
         "head_neurons (and .png, ...)",
     ),
+    (
+        f"{KNOWLEDGE}/figures/{{figure}}.svg",
+        "draw_{figure}",
+        "class_counts, activation_densities, transition_scores, conversion_ratios, copying_bars, transition_matrix, "
+        "copying_relations, copying_doses, decision_boundaries, log_ratio_changes, flips, published_copying "
+        "(and .png, ...)",
+    ),
+    (
+        f"{KNOWLEDGE}/tables/{{table}}.tex, .html",
+        "write_copying_tables",
+        "transitions, transition_counts, global_scores, selected_neurons, examples",
+    ),
+    ("copying/{facts}/tables/{table}.tex, .html", "compare_copying", "over all models: global_scores, models"),
     (f"{COMPARED}/figures/{{figure}}.svg", "draw_{figure}", "emergence, models, spectra (and .png, ...)"),
     (f"{TEXT}/cards.html", "write_cards", "a page of neuron cards, one file that works offline"),
     ("logs/..., benchmarks/...", "every rule", "log, and wall time and memory, under the path of what was made"),

@@ -1,0 +1,494 @@
+"""Study B: parametric answers, conflict prompts, decoding under ablation, transition and conversion scores.
+
+Needs: knowledge bases (`facts`), models, and their selections; effect-based sets also a text of study A.
+Makes: results/inputs/facts/{facts}/*.parquet and results/{model}/facts/{facts}/knowledge/*.parquet.
+"""
+
+COPY = config["context_copying"]
+FACTS = "results/inputs/facts/{facts}"
+KNOWLEDGE = "results/{model}/facts/{facts}/knowledge"
+FACTS_SHARDS = range(COPY["shards"])
+
+
+localrules:
+    fetch_facts,
+
+
+def facts_entry(wildcards):
+    return configured("facts", wildcards.facts)
+
+
+def facts_files(wildcards):
+    """The files that a knowledge base is read from: the facts, and the relations where they stand in a file."""
+    entry = facts_entry(wildcards)
+    if entry["source"] == "demo":
+        return ["results/inputs/demo/facts.parquet"]
+    if entry["source"] == "pararel" and "path" not in entry:
+        folder = f"results/inputs/facts/{wildcards.facts}"
+        return [f"{folder}/pararel.csv", f"{folder}/pararel_relations.xlsx"]
+    return [entry[key] for key in ("path", "relations") if key in entry]
+
+
+def facts_text(wildcards):
+    """The text of study A that a knowledge base names, if any."""
+    return facts_entry(wildcards).get("text")
+
+
+def template_of(wildcards):
+    """How a model is asked for its own answers."""
+    names = (wildcards.model, base_model(wildcards.model))
+    return next(
+        (COPY["templates"][name] for name in names if name in COPY["templates"]),
+        COPY["template"],
+    )
+
+
+def filters_of(wildcards):
+    """The configured filters; that of examples only where the model sees one (METHODS, B defect 13)."""
+    shown = uses_example(template_of(wildcards))
+    return [name for name in COPY["filters"] if name != "example" or shown]
+
+
+def copying_selections(wildcards):
+    """The tables of chosen neurons: by weights and, where the knowledge base names a text, by effects on it."""
+    tables = [f"results/{wildcards.model}/weights/selection.parquet"]
+    if facts_text(wildcards) and part("token_frequency"):
+        tables.append(
+            f"results/{wildcards.model}/texts/{facts_text(wildcards)}/ablation/selection.parquet"
+        )
+    return tables
+
+
+def copying_heads(name):
+    """A table about induction heads on the knowledge base's text, for the set of neurons that they drive."""
+    return lambda wildcards: (
+        [
+            f"results/{wildcards.model}/texts/{facts_text(wildcards)}/induction/{name}.parquet"
+        ]
+        if facts_text(wildcards) and part("heads") and COPY["induction_driven"]
+        else []
+    )
+
+
+def copying_statistics(wildcards):
+    """The activation statistics that replacement values come from."""
+    if facts_entry(wildcards)["statistics"] == "text":
+        return f"results/{wildcards.model}/texts/{facts_text(wildcards)}/activation_statistics.parquet"
+    return f"results/{wildcards.model}/facts/{wildcards.facts}/knowledge/activation_statistics.parquet"
+
+
+def decoded(name):
+    """One table of all shards of the decoding."""
+    return expand(
+        f"{KNOWLEDGE}/shards/{{shard}}/{name}.parquet",
+        shard=FACTS_SHARDS,
+        allow_missing=True,
+    )
+
+
+def copying_model_files(wildcards):
+    return [file for name in COPY["models"] for file in model_files(as_model(name))]
+
+
+def of_models(name):
+    """One table of study B of all its models, in their order."""
+    return expand(
+        f"{KNOWLEDGE}/{name}.parquet", model=COPY["models"], allow_missing=True
+    )
+
+
+rule fetch_facts:
+    """Download study B's edition of ParaRel and check it."""
+    output:
+        facts=f"{FACTS}/pararel.csv",
+        relations=f"{FACTS}/pararel_relations.xlsx",
+        manifest=f"{FACTS}/manifest.json",
+    log:
+        "results/logs/inputs/fetch_facts/{facts}.log",
+    benchmark:
+        "results/benchmarks/inputs/fetch_facts/{facts}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+        gpu=0,
+    params:
+        code=library("fetch_facts"),
+        network=True,
+    script:
+        "../workflow_scripts/fetch_facts.py"
+
+
+rule read_facts:
+    """Check a knowledge base and bring it into one form."""
+    input:
+        files=facts_files,
+    output:
+        facts=f"{FACTS}/facts.parquet",
+        relations=f"{FACTS}/relations.parquet",
+    log:
+        "results/logs/inputs/read_facts/{facts}.log",
+    benchmark:
+        "results/benchmarks/inputs/read_facts/{facts}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        code=library("read_facts"),
+        source=lambda wildcards: facts_entry(wildcards)["source"],
+        max_facts=lambda wildcards: facts_entry(wildcards)["max_facts"],
+        seed=config["seed"],
+    script:
+        "../workflow_scripts/read_facts.py"
+
+
+rule answer_queries:
+    """What the model says by itself: greedy parametric answers."""
+    input:
+        model=model_files,
+        facts=f"{FACTS}/facts.parquet",
+        relations=f"{FACTS}/relations.parquet",
+    output:
+        answers=f"{KNOWLEDGE}/answers.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/answer_queries.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/answer_queries.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    params:
+        code=library("answer_queries"),
+        model=model_spec,
+        template=template_of,
+        bos=COPY["bos"],
+        new_tokens=COPY["new_tokens"],
+        batch_size=COMPUTE["batch_size"],
+    script:
+        "../workflow_scripts/answer_queries.py"
+
+
+rule filter_answers:
+    """Leave out facts whose answers say nothing about memory."""
+    input:
+        facts=f"{FACTS}/facts.parquet",
+        relations=f"{FACTS}/relations.parquet",
+        answers=f"{KNOWLEDGE}/answers.parquet",
+    output:
+        filtered=f"{KNOWLEDGE}/filtered.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/filter_answers.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/filter_answers.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        code=library("filter_answers"),
+        filters=filters_of,
+        similarity=COPY["similarity"],
+    script:
+        "../workflow_scripts/filter_answers.py"
+
+
+rule make_conflicts:
+    """Counter-objects and the prompts that contradict the model, with the activations on them."""
+    input:
+        model=model_files,
+        facts=f"{FACTS}/facts.parquet",
+        relations=f"{FACTS}/relations.parquet",
+        answers=f"{KNOWLEDGE}/answers.parquet",
+        filtered=f"{KNOWLEDGE}/filtered.parquet",
+    output:
+        counters=f"{KNOWLEDGE}/counters.parquet",
+        conflicts=f"{KNOWLEDGE}/conflicts.parquet",
+        funnel=f"{KNOWLEDGE}/funnel.parquet",
+        statistics=f"{KNOWLEDGE}/activation_statistics.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/make_conflicts.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/make_conflicts.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    params:
+        code=library("make_conflicts"),
+        model=model_spec,
+        filters=filters_of,
+        conflict=COPY["conflict"],
+        counters_per_fact=COPY["counters"],
+        counters_by=COPY["counters_by"],
+        bos=COPY["bos"],
+        new_tokens=COPY["new_tokens"],
+        max_prompts=COPY["max_prompts"],
+        histogram_bins=ABLATE["histogram_bins"],
+        batch_size=COMPUTE["batch_size"],
+        seed=config["seed"],
+    script:
+        "../workflow_scripts/make_conflicts.py"
+
+
+rule select_copying_sets:
+    """The sets that are replaced, their controls, and by what."""
+    input:
+        selection=copying_selections,
+        neurons="results/{model}/weights/neurons.parquet",
+        heads=copying_heads("heads"),
+        head_neurons=copying_heads("head_neurons"),
+    output:
+        sets=f"{KNOWLEDGE}/sets.parquet",
+        variants=f"{KNOWLEDGE}/variants.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/select_copying_sets.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/select_copying_sets.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        code=library("select_copying_sets"),
+        names=COPY["selections"],
+        induction_driven=COPY["induction_driven"],
+        replacements=COPY["replacements"],
+        doses=COPY["dose_response"]["points"],
+        dose_controls=COPY["dose_response"]["controls"],
+        uniform=COPY["controls"]["uniform"],
+        norm_matched=COPY["controls"]["norm_matched"],
+        synthetic=COPY["controls"]["synthetic"],
+        neighbours=COPY["controls"]["neighbours"],
+        seed=config["seed"],
+    script:
+        "../workflow_scripts/select_copying_sets.py"
+
+
+rule decode_conflicts:
+    """Greedy continuations of one shard's prompts under all variants, from one prefix tree for each prompt."""
+    input:
+        model=model_files,
+        conflicts=f"{KNOWLEDGE}/conflicts.parquet",
+        statistics=copying_statistics,
+        sets=f"{KNOWLEDGE}/sets.parquet",
+        variants=f"{KNOWLEDGE}/variants.parquet",
+    output:
+        decoded=f"{KNOWLEDGE}/shards/{{shard}}/decoded.parquet",
+        continuations=f"{KNOWLEDGE}/shards/{{shard}}/continuations.parquet",
+        states=f"{KNOWLEDGE}/shards/{{shard}}/states.parquet",
+        costs=f"{KNOWLEDGE}/shards/{{shard}}/costs.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/decode_conflicts/{shard}.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/decode_conflicts/{shard}.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    params:
+        code=library("decode_conflicts"),
+        model=model_spec,
+        shards=COPY["shards"],
+        new_tokens=COPY["new_tokens"],
+        kernel=COMPUTE["kernel"],
+        batch_size=COMPUTE["batch_size"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        tie=COPY["verification"]["tie"],
+        seed=config["seed"],
+    script:
+        "../workflow_scripts/decode_conflicts.py"
+
+
+rule verify_decoding:
+    """A sample of prompts and variants generated anew, one by one, with hooks in float64."""
+    input:
+        model=model_files,
+        conflicts=f"{KNOWLEDGE}/conflicts.parquet",
+        statistics=copying_statistics,
+        sets=f"{KNOWLEDGE}/sets.parquet",
+        variants=f"{KNOWLEDGE}/variants.parquet",
+        decoded=decoded("decoded"),
+        continuations=decoded("continuations"),
+        states=decoded("states"),
+    output:
+        verification=f"{KNOWLEDGE}/decoding_verification.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/verify_decoding.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/verify_decoding.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: COMPUTE["threads"]
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=COMPUTE["runtime_minutes"],
+        gpu=gpu("gpus"),
+        gres=gpu("gres"),
+    params:
+        code=library("verify_decoding"),
+        model=model_spec,
+        pairs=COPY["verification"]["pairs"],
+        tie=COPY["verification"]["tie"],
+        absolute=ABLATE["verification"]["absolute"],
+        relative=ABLATE["verification"]["relative"],
+        memory_mb=COMPUTE["memory_mb"],
+        new_tokens=COPY["new_tokens"],
+        seed=config["seed"],
+    script:
+        "../workflow_scripts/verify_decoding.py"
+
+
+rule score_copying:
+    """Transitions, conversion ratios, ranks among the controls, flips: all numbers of study B."""
+    input:
+        facts=f"{FACTS}/facts.parquet",
+        conflicts=f"{KNOWLEDGE}/conflicts.parquet",
+        variants=f"{KNOWLEDGE}/variants.parquet",
+        decoded=decoded("decoded"),
+        continuations=decoded("continuations"),
+        states=decoded("states"),
+        verification=f"{KNOWLEDGE}/decoding_verification.parquet",
+    output:
+        class_counts=f"{KNOWLEDGE}/class_counts.parquet",
+        transitions=f"{KNOWLEDGE}/transitions.parquet",
+        scores=f"{KNOWLEDGE}/scores.parquet",
+        control_tests=f"{KNOWLEDGE}/control_tests.parquet",
+        relations=f"{KNOWLEDGE}/relations.parquet",
+        doses=f"{KNOWLEDGE}/doses.parquet",
+        flips=f"{KNOWLEDGE}/flips.parquet",
+        flip_prediction=f"{KNOWLEDGE}/flip_prediction.parquet",
+        examples=f"{KNOWLEDGE}/examples.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/score_copying.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/score_copying.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=60,
+        gpu=0,
+    params:
+        code=library("score_copying"),
+        replacement=COPY["replacements"][0],
+        examples_per_set=COPY["examples"],
+        resamples=ABLATE["resamples"],
+        level=ABLATE["level"],
+        seed=config["seed"],
+    script:
+        "../workflow_scripts/score_copying.py"
+
+
+rule write_copying_tables:
+    """Tables for papers: transitions, scores, selected neurons, example prompts; LaTeX and HTML."""
+    input:
+        class_counts=f"{KNOWLEDGE}/class_counts.parquet",
+        transitions=f"{KNOWLEDGE}/transitions.parquet",
+        scores=f"{KNOWLEDGE}/scores.parquet",
+        control_tests=f"{KNOWLEDGE}/control_tests.parquet",
+        examples=f"{KNOWLEDGE}/examples.parquet",
+        selection=copying_selections,
+        neurons="results/{model}/weights/neurons.parquet",
+        null_space="results/{model}/weights/null_space.parquet",
+    output:
+        tables=table_files(f"{KNOWLEDGE}/tables", COPYING_TABLES),
+    log:
+        "results/logs/{model}/facts/{facts}/write_copying_tables.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/write_copying_tables.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        code=library("write_copying_tables"),
+        replacement=COPY["replacements"][0],
+        level=ABLATE["level"],
+    script:
+        "../workflow_scripts/write_copying_tables.py"
+
+
+rule compare_copying:
+    """The studied models side by side: scores by replacement, dimensions and activation functions."""
+    input:
+        models=copying_model_files,
+        class_counts=of_models("class_counts"),
+        scores=of_models("scores"),
+        control_tests=of_models("control_tests"),
+    output:
+        tables=table_files("results/copying/{facts}/tables", COMPARED_TABLES),
+    log:
+        "results/logs/copying/{facts}/compare_copying.log",
+    benchmark:
+        "results/benchmarks/copying/{facts}/compare_copying.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        code=library("compare_copying"),
+        models=lambda wildcards: {name: model_spec(as_model(name)) for name in COPY["models"]},
+        level=ABLATE["level"],
+    script:
+        "../workflow_scripts/compare_copying.py"
+
+
+rule compare_published_copying:
+    """Published scores of a model that study B looked at, beside ours."""
+    input:
+        class_counts=f"{KNOWLEDGE}/class_counts.parquet",
+        scores=f"{KNOWLEDGE}/scores.parquet",
+        control_tests=f"{KNOWLEDGE}/control_tests.parquet",
+        statistics=copying_statistics,
+    output:
+        published=f"{KNOWLEDGE}/published.parquet",
+    log:
+        "results/logs/{model}/facts/{facts}/compare_published_copying.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/compare_published_copying.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        code=library("compare_published_copying"),
+        model_name=lambda wildcards: published_name(
+            model_entry(wildcards), wildcards.model
+        ),
+    script:
+        "../workflow_scripts/compare_published_copying.py"

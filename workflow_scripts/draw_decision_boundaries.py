@@ -1,0 +1,16 @@
+"""Rule `draw_decision_boundaries`."""
+
+from neuronlab.figures.decision_boundaries import draw
+from neuronlab.jobs import job
+
+with job(snakemake):
+    draw(
+        states=snakemake.input.states,
+        decoded=snakemake.input.decoded,
+        variants=snakemake.input.variants,
+        figures=snakemake.output.figures,
+        model=snakemake.wildcards.model,
+        facts=snakemake.wildcards.facts,
+        replacement=snakemake.params.replacement,
+        level=snakemake.params.level,
+    )

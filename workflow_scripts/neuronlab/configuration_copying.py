@@ -1,0 +1,118 @@
+"""Checks of study B's part of the configuration: knowledge bases, sets, prompts. See `configuration`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuronlab.configuration import Config, ConfigError, base_model, find_entry
+from neuronlab.prompt_templates import check_template
+from neuronlab.replacements import ReplacementError, parse_replacements
+
+FACT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
+# Sets that are chosen by effects on a text of study A, and the part of study A that their tables come from.
+TEXT_SETS = {"token_frequency": "token_frequency", "induction_driven": "heads"}
+NOT_CONSTANT = ("position_mean", "resample")
+
+
+def check_copying(config: Config) -> None:
+    """Refuse what study B cannot run with.
+
+    Raises:
+        ConfigError: naming the key, what is wrong and what to do.
+    """
+    for name, entry in config["facts"].items():
+        _check_facts(config, f"facts.{name}", entry)
+    study = config["context_copying"]
+    for group, key in (("models", "models"), ("facts", "facts")):
+        for name in study[key]:
+            _check_known(config, group, base_model(name) if group == "models" else name, f"context_copying.{key}")
+    for name in study["templates"]:
+        _check_known(config, "models", base_model(name), "context_copying.templates")
+    templates = {"template": study["template"]} | {f"templates.{k}": v for k, v in study["templates"].items()}
+    for key, template in templates.items():
+        try:
+            check_template(f"context_copying.{key}", template)
+        except ValueError as error:
+            raise ConfigError(f"configuration: {error}") from None
+    _check_conflict(study["conflict"])
+    _check_replacements(study["replacements"])
+    _check_selections(config, study)
+
+
+def _check_known(config: Config, group: str, name: str, where: str) -> None:
+    try:
+        find_entry(config, group, name)
+    except ConfigError as error:
+        raise ConfigError(f"configuration: {where}: {error}") from None
+
+
+def _check_facts(config: Config, where: str, entry: Config) -> None:
+    source = entry["source"]
+    if source == "demo" and ("path" in entry or "relations" in entry):
+        raise ConfigError(f"configuration: {where}: path and relations have no meaning for source 'demo'; remove them")
+    if source == "file" and "path" not in entry:
+        raise ConfigError(f"configuration: {where}.path is missing: source 'file' needs it")
+    if source == "pararel" and ("path" in entry) != ("relations" in entry):
+        raise ConfigError(
+            f"configuration: {where}: give both path (.csv) and relations (.xlsx) of a local copy, or neither to have "
+            "them fetched"
+        )
+    for key in ("path", "relations"):
+        if key not in entry:
+            continue
+        path = Path(entry[key])
+        if not path.is_file():
+            raise ConfigError(f"configuration: {where}.{key}: there is no file '{path}' (relative to {Path.cwd()})")
+        if path.suffix not in FACT_SUFFIXES:
+            raise ConfigError(f"configuration: {where}.{key}: '{path}' is none of {', '.join(FACT_SUFFIXES)}")
+        if path.stat().st_size == 0:
+            raise ConfigError(f"configuration: {where}.{key}: '{path}' is empty")
+    if "text" in entry:
+        _check_known(config, "texts", entry["text"], f"{where}.text")
+    elif entry["statistics"] == "text":
+        raise ConfigError(f"configuration: {where}.statistics: 'text' needs {where}.text; name a text, or say 'prompts'")
+
+
+def _check_conflict(pattern: str) -> None:
+    rest = pattern.replace("{query}", "").replace("{counter}", "")
+    if "{counter}" not in pattern or not pattern.endswith("{query}") or "{" in rest or "}" in rest:
+        raise ConfigError(
+            f"configuration: context_copying.conflict: '{pattern}' must hold {{counter}} and end in {{query}}, and no "
+            'other braces; the published one is "{query} {counter}. {query}"'
+        )
+
+
+def _check_replacements(names: Sequence[str]) -> None:
+    try:
+        parsed = parse_replacements(names)
+    except ReplacementError as error:
+        raise ConfigError(f"configuration: context_copying.replacements: {error}") from None
+    for replacement in parsed:
+        if replacement.kind in NOT_CONSTANT:
+            raise ConfigError(
+                f"configuration: context_copying.replacements: '{replacement.name}' depends on the position, and "
+                "generated text has new ones; remove it"
+            )
+
+
+def _check_selections(config: Config, study: Config) -> None:
+    known = [*config["selections"], *TEXT_SETS]
+    for name in study["selections"]:
+        if name not in known:
+            raise ConfigError(
+                f"configuration: context_copying.selections: no selection '{name}'; there are {', '.join(known)}"
+            )
+        if name not in TEXT_SETS:
+            continue
+        if TEXT_SETS[name] not in config["confidence_regulation"]["parts"]:
+            raise ConfigError(
+                f"configuration: context_copying.selections: '{name}' needs '{TEXT_SETS[name]}' in "
+                "confidence_regulation.parts"
+            )
+        for facts in study["facts"]:
+            if "text" not in config["facts"][facts]:
+                raise ConfigError(
+                    f"configuration: context_copying.selections: '{name}' is chosen by effects on a text; name one in "
+                    f"facts.{facts}.text"
+                )
