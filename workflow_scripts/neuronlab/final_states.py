@@ -14,9 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from neuronlab.ablation import AblationError, LastLayer, Tokens, choose_kernel, readout_dtype
+from neuronlab.ablation import AblationError, LastLayer, Tokens
 from neuronlab.frequencies import unigram
 from neuronlab.kernels.interface import Reference
+from neuronlab.last_layers import last_layer_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.replacements import ActivationStatistics, Donors, Replacement, draw_donors, parse_replacements
@@ -203,20 +204,8 @@ def last_layer(model: Model, counts: pl.DataFrame, *, include_padded: bool, kern
     Raises:
         AblationError: for counts of another vocabulary, or an unknown kernel.
     """
-    device = model.device if model.device.type == "cuda" else torch.device("cpu")
-    layer = model.n_layers - 1
-    precise = device.type == "cuda" or model.device.type == "cpu"
-    dtype = readout_dtype(model.d_model, model.d_vocab) if precise else torch.float32
-    readout = model.readout(dtype).to(device)
-    return LastLayer(
-        layer=layer,
-        readout=readout,
-        w=model.w_out(layer).to(device),
-        raw=model.raw_w_out(layer).to(device),
-        reference=reference_of(model, counts, include_padded=include_padded).to(device),
-        kernel=choose_kernel(kernel, readout, device),
-        threads=torch.get_num_threads(),
-    )
+    reference = reference_of(model, counts, include_padded=include_padded)
+    return last_layer_of(model, kernel=kernel, reference=reference)
 
 
 def reference_of(model: Model, counts: pl.DataFrame, *, include_padded: bool) -> Reference:

@@ -26,11 +26,11 @@ from neuronlab.head_sets import AttentionError, PlannedSet, plan_sets
 from neuronlab.head_verification import report, verify_sets
 from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer
+from neuronlab.precise_copies import fits_twice
 from neuronlab.repeat_places import Repeats
 from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import bootstrap_weights, clustered_interval
 from neuronlab.tables import Provenance, read_table, write_table
-from neuronlab.verification import fits_twice
 
 Array = np.ndarray
 TRACKED, TRACKED_CONTROLS = 24, 6  # neurons whose activation is kept for every place

@@ -22,11 +22,11 @@ from neuronlab.final_states import AblationInputs, Batch, Setup, last_layer
 from neuronlab.joint import joint_effects
 from neuronlab.kernels import brute_force
 from neuronlab.kernels.interface import Effects
-from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet
+from neuronlab.precise_copies import fits_twice, precise_copy
 from neuronlab.schemas import OUTCOMES, VARIANTS
 from neuronlab.tables import read_table
-from neuronlab.verification import MAX_PASSES, by_forward, fits_twice, judge, report, stratified_pairs, subset
+from neuronlab.verification import MAX_PASSES, by_forward, judge, report, stratified_pairs, subset
 
 Array = np.ndarray
 FORWARD_SHARE = 4  # one forward pass for so many pairs of the other tier
@@ -57,8 +57,7 @@ def verify_sets(
     drawn = np.sort(generator.choice(counted, min(inputs.batch_size, len(counted)), replace=False))
     frames = _tier(setup, setup.last, "readout", drawn, sets, pairs, inputs.tokens_per_chunk, generator)
     if fits_twice(setup.model, memory_mb):
-        device = "cpu" if setup.model.device.type == "mps" else inputs.model.device  # mps has no float64
-        precise = load_model(replace(inputs.model, dtype="float64", device=device))
+        precise = precise_copy(setup.model)
         exact = last_layer(
             precise,
             read_table(inputs.counts, "token_counts"),

@@ -22,7 +22,7 @@ from neuronlab.ablation import LastLayer, Tokens, clean_of, directions_of, effec
 from neuronlab.final_states import AblationInputs, Batch, Setup, last_layer
 from neuronlab.kernels import brute_force
 from neuronlab.kernels.interface import Effects
-from neuronlab.models import Model, load_model
+from neuronlab.precise_copies import fits_twice, precise_copy
 from neuronlab.replacements import Replacement
 from neuronlab.schemas import OUTCOMES, VARIANTS
 from neuronlab.tables import Provenance, read_table, write_table
@@ -73,9 +73,7 @@ def verify_ablation(
             file=sys.stderr,
         )
     if forward_pairs:
-        # mps has no float64.
-        device = "cpu" if setup.model.device.type == "mps" else inputs.model.device
-        precise = load_model(replace(inputs.model, dtype="float64", device=device))
+        precise = precise_copy(setup.model)
         exact = last_layer(
             precise,
             read_table(inputs.counts, "token_counts"),
@@ -95,13 +93,6 @@ def verify_ablation(
         "forward_pairs": forward_pairs,
     }
     write_table(frame, verification, "verification", record)
-
-
-def fits_twice(model: Model, memory_mb: float) -> bool:
-    """Whether a float64 copy fits beside the model, by the configured memory: the answer is the same everywhere."""
-    parameters = list(model.bridge.original_model.parameters())
-    size = sum(p.numel() * (p.element_size() + 8) for p in parameters)
-    return size <= memory_mb * 2**20
 
 
 def stratified_pairs(
