@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from project import Project, copy_code, make_text, small_config
+from project import Project, copy_code, make_facts, make_text, small_config
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,7 @@ def project(tmp_path: Path, tiny_directory: Path) -> Project:
     """A fresh working directory with the small configuration."""
     fresh = Project(tmp_path)
     make_text(tmp_path / "words.txt")
+    make_facts(tmp_path / "facts.csv")
     fresh.configure(small_config(tiny_directory))
     return fresh
 
@@ -34,6 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> 
     directory = tmp_path_factory.mktemp("finished")
     done = Project(directory, copy_code(tmp_path_factory.mktemp("code") / "copy"))
     make_text(directory / "words.txt")
+    make_facts(directory / "facts.csv")
     done.configure(small_config(tiny_directory))
     done.run()
     return done

@@ -25,10 +25,19 @@ def make_text(path: Path, *, documents: int = 12, words: int = 60, seed: int = 0
     return path
 
 
-def small_config(model: Path) -> dict:
-    """Study A of one tiny directory model, compared with itself, on one small text; everything cheap.
+def make_facts(path: Path) -> Path:
+    """Facts about five people in two relations; both relations have several objects."""
+    people = ("she", "hen", "the old hen", "an old man", "walking harbour")
+    things = {"is in": ("sand", "tin", "harbour", "morning", "sand"), "was at": ("then", "tin", "an old morning", "in", "hen")}
+    rows = [f"{who},{relation},{what}" for relation, named in things.items() for who, what in zip(people, named, strict=True)]
+    path.write_text("\n".join(["subject,relation,object", *rows]) + "\n")
+    return path
 
-    The text is `words.txt` in the working directory.
+
+def small_config(model: Path) -> dict:
+    """Studies A and B of one tiny directory model, compared with itself, on one small text; everything cheap.
+
+    The text is `words.txt` in the working directory, the facts are `facts.csv`.
     """
     return {
         "models": {
@@ -36,6 +45,18 @@ def small_config(model: Path) -> dict:
             "twin": {"source": "directory", "path": str(model), "null_space_k": [4]},
         },
         "texts": {"words": {"source": "file", "path": "words.txt", "sequence_length": 32, "sequences": 8}},
+        "facts": {"people": {"source": "file", "path": "facts.csv", "text": "words"}},
+        "context_copying": {
+            "models": ["tiny"],
+            "facts": ["people"],
+            "filters": [],  # a model of random weights says whatever it says
+            "controls": {"uniform": 4, "norm_matched": 3, "synthetic": 2, "neighbours": 6},
+            "induction_driven": 2,
+            "replacements": ["mean", "zero", "mean+3sd"],
+            "dose_response": {"points": 3, "controls": 1},
+            "new_tokens": 3,
+            "verification": {"pairs": 12},
+        },
         "confidence_regulation": {"models": ["tiny"], "texts": ["words"], "references": {"tiny": "twin"}},
         "selections": {"entropy": {"rule": "top_rho", "count": 3}},
         "controls": {"sets": 2, "synthetic_draws": 2},

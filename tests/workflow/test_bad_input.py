@@ -74,6 +74,27 @@ def set_value(config: dict, path: str, value: object) -> dict:
         ),
         ("texts.words.min_position", 31, "texts.words.min_position: 31 leaves no position that counts in sequences"),
         ("texts.words.sequence_length", 65, "texts.words.sequence_length: 65 tokens, but the context of models.tiny"),
+        ("facts.people.path", "nowhere.csv", "facts.people.path: there is no file 'nowhere.csv'"),
+        ("facts.people.path", "words.txt", "facts.people.path: 'words.txt' is none of .csv,"),
+        ("facts.people", {"source": "file"}, "facts.people.path is missing: source 'file' needs it"),
+        ("facts.people", {"source": "demo", "path": "facts.csv"}, "path and relations have no meaning for source 'demo'"),
+        ("facts.people", {"source": "pararel", "path": "facts.csv"}, "give both path (.csv) and relations (.xlsx)"),
+        ("facts.people.text", "wrods", "facts.people.text: there is no 'wrods' under texts in the configuration; did"),
+        (
+            "facts.people",
+            {"source": "file", "path": "facts.csv", "statistics": "text"},
+            "facts.people.statistics: 'text' needs facts.people.text",
+        ),
+        ("context_copying.models", ["tny"], "context_copying.models: there is no 'tny' under models"),
+        ("context_copying.facts", ["peple"], "context_copying.facts: there is no 'peple' under facts"),
+        ("context_copying.selections", ["entropi"], "context_copying.selections: no selection 'entropi'; there are"),
+        ("context_copying.template", "Say {what}: {query}", "context_copying.template"),
+        ("context_copying.template", "Go on.", "context_copying.template"),
+        ("context_copying.templates", {"tny": "none"}, "context_copying.templates: there is no 'tny' under models"),
+        ("context_copying.conflict", "{query} {counter}.", "must hold {counter} and end in {query}"),
+        ("context_copying.replacements", ["resample"], "'resample' depends on the position"),
+        ("context_copying.filters", ["ovrlap"], "'ovrlap' is not one of"),
+        ("models.copying", {"source": "demo"}, "models.copying: the name is reserved"),
         ("texts.words.path", "nowhere.txt", "texts.words.path: there is no file 'nowhere.txt'"),
     ],
 )
@@ -103,9 +124,9 @@ def test_an_unknown_revision_lists_the_known_ones(project, tiny_directory):
 @pytest.mark.parametrize("example", sorted((ROOT / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_examples_are_planned_once_their_paths_are_filled_in(project, example):
     config, own = yaml.safe_load(example.read_text()), project.config()
-    for name in ("models", "texts"):
+    for name in ("models", "texts", "facts"):
         path = next(iter(own[name].values()))["path"]
-        for entry in config[name].values():
+        for entry in config.get(name, {}).values():
             if "path" in entry:
                 entry["path"] = path
             if "sequence_length" in entry:
@@ -116,6 +137,7 @@ def test_the_examples_are_planned_once_their_paths_are_filled_in(project, exampl
     compared = [model for entry in config.get("comparisons", {}).values() for model in entry["models"]]
     assert planned.get("draw_overview", 0) == len(studied)
     assert planned.get("survey_model", 0) == len(compared)
+    assert planned.get("score_copying", 0) == len(config.get("context_copying", {}).get("models", []))
 
 
 def test_a_dry_run_needs_no_network(project):
