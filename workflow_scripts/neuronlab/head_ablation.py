@@ -26,7 +26,7 @@ from neuronlab.head_sets import AttentionError, PlannedSet, plan_sets
 from neuronlab.head_verification import report, verify_sets
 from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer
-from neuronlab.precise_copies import fits_twice
+from neuronlab.precise_copies import fits_twice, precise_copy
 from neuronlab.repeat_places import Repeats
 from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import bootstrap_weights, clustered_interval
@@ -99,8 +99,7 @@ def ablate_heads(
 
     precise, exact = model, inputs.model.dtype == "float64"
     if not exact and fits_twice(model, memory_mb):
-        device = "cpu" if model.device.type == "mps" else inputs.model.device
-        precise, exact = load_model(replace(inputs.model, dtype="float64", device=device)), True
+        precise, exact = precise_copy(model), True
     elif not exact:
         print(
             f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {memory_mb} MB; "
