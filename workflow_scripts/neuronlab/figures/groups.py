@@ -16,6 +16,7 @@ from neuronlab.figures import theme
 OTHERS = "other neurons"
 CONTROLS = "controls"
 KNOWN = {"entropy": ("entropy neurons", theme.VERMILION), "token_frequency": ("token-frequency neurons", theme.BLUE)}
+WORDS = {"induction_driven": "induction-driven neurons"}
 FURTHER = (theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY)
 
 
@@ -33,7 +34,7 @@ def highlighted_sets(selection: pl.DataFrame, sets: Sequence[str] | None) -> lis
 
 def set_label(name: str) -> str:
     """What a legend calls a set."""
-    return KNOWN[name][0] if name in KNOWN else f"{name.replace('_', ' ')} neurons"
+    return KNOWN[name][0] if name in KNOWN else WORDS.get(name, f"{name.replace('_', ' ')} neurons")
 
 
 def group_neurons(selection: pl.DataFrame, layer: int, sets: Sequence[str] | None = None) -> pl.DataFrame:
