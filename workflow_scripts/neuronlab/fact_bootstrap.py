@@ -1,0 +1,114 @@
+"""Intervals of shares and means over conflict prompts, clustered by fact.
+
+Several prompts ask for the same (subject, relation) pair, so facts are resampled, not prompts, and everything in a
+run by the same weights (METHODS 0.6, B defect 11). A missing value is NaN here; tables turn it into a null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Num
+
+from neuronlab.statistics import Interval, bootstrap_weights, percentile_interval, wilson_interval
+
+Array = np.ndarray
+
+
+def divide(top: Num[Array, "..."], below: Num[Array, "..."]) -> Float64[Array, "..."]:
+    """top / below, NaN where nothing is below: an empty class has no share (METHODS, B defect 12)."""
+    below = np.asarray(below, np.float64)
+    some = below > 0
+    return np.where(some, top / np.where(some, below, 1.0), np.nan)
+
+
+@dataclass(frozen=True)
+class FactBootstrap:
+    """How prompts are resampled: by their fact.
+
+    Attributes:
+        fact: the cluster of each prompt, from 0 without gaps.
+        weights: how often each cluster occurs in each resample; the same for whatever is resampled together.
+        level: nominal coverage of the intervals.
+    """
+
+    fact: Int[Array, " prompts"]
+    weights: Float64[Array, "resamples facts"]
+    level: float
+
+    @classmethod
+    def of(cls, clusters: Int[Array, " prompts"], resamples: int, level: float, seed: int) -> FactBootstrap:
+        """From any numbers of the prompts' clusters; without a prompt there is nothing to resample."""
+        unique, fact = np.unique(clusters, return_inverse=True)
+        weights = bootstrap_weights(len(unique), resamples, seed) if len(unique) else np.zeros((resamples, 0))
+        return cls(fact, weights, level)
+
+    @property
+    def n_facts(self) -> int:
+        """Number of clusters."""
+        return self.weights.shape[1]
+
+    def within(self, member: Bool[Array, " prompts"]) -> FactBootstrap:
+        """The same resamples, seen by the members alone: how many facts of theirs a resample holds varies."""
+        kept, fact = np.unique(self.fact[member], return_inverse=True)
+        return FactBootstrap(fact, self.weights[:, kept], self.level)
+
+    def sums(self, values: Num[Array, "prompts columns"]) -> Float64[Array, "facts columns"]:
+        """Sum within each fact."""
+        values = np.asarray(values, np.float64)
+        columns = [np.bincount(self.fact, column, minlength=self.n_facts) for column in values.T]
+        return np.stack(columns, axis=1) if columns else np.zeros((self.n_facts, 0))
+
+    def interval(
+        self,
+        statistic: Callable[[Float64[Array, "rows sums"]], Float64[Array, "rows columns"]],
+        sums: Float64[Array, "facts sums"],
+    ) -> Interval:
+        """Percentile interval of a function of summed values, computed anew for every resample."""
+        estimate = statistic(sums.sum(axis=0, keepdims=True))[0]
+        return percentile_interval(estimate, statistic(self.weights @ sums), self.level, clusters=self.n_facts)
+
+    def shares(
+        self,
+        parts: Callable[[Float64[Array, "rows sums"]], tuple[Float64[Array, "rows columns"], ...]],
+        sums: Float64[Array, "facts sums"],
+    ) -> Interval:
+        """Intervals of shares, within [0, 1].
+
+        A share of 0 or 1 stays 0 or 1 in every resample; an interval without width would look like certainty.
+        Wilson's stands in there, with the eligible facts as trials (prompts of one fact may all agree).
+
+        Args:
+            parts: from sums to (counted, eligible), linear in them.
+        """
+        found = self.interval(lambda rows: divide(*parts(rows)), sums)
+        trials = (parts(sums)[1] > 0).sum(axis=0)
+        extreme = np.isin(found.estimate, (0.0, 1.0)) & (trials > 1)
+        wilson = wilson_interval(np.where(found.estimate == 1, trials, 0), trials, self.level)
+        return Interval(
+            found.estimate, np.where(extreme, wilson.low, found.low), np.where(extreme, wilson.high, found.high)
+        )
+
+    def share(self, counted: Num[Array, "prompts columns"], eligible: Num[Array, "prompts columns"]) -> Interval:
+        """Shares of the eligible prompts that are counted, one per column."""
+        n = counted.shape[1]
+        both = np.concatenate([np.asarray(counted, np.float64) * eligible, eligible], axis=1)
+        return self.shares(lambda rows: (rows[:, :n], rows[:, n:]), self.sums(both))
+
+    def mean(self, values: Float64[Array, "prompts columns"]) -> Interval:
+        """Means of the columns over all prompts."""
+        n = values.shape[1]
+        sums = self.sums(np.concatenate([values, np.ones((len(values), 1))], axis=1))
+        return self.interval(lambda rows: divide(rows[:, :n], rows[:, n:]), sums)
+
+
+def columns_of(name: str, interval: Interval) -> dict[str, Array]:
+    """An interval as the three columns of a table."""
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def at(name: str, interval: Interval, place: int) -> dict[str, float]:
+    """One place of an interval, as entries of a row."""
+    return {column: values[place] for column, values in columns_of(name, interval).items()}
