@@ -3,7 +3,9 @@
 Standard library only, so that a workflow can ask while it is parsed. The values are in `VALUES`: neurons of study B's
 five models with rho, LogitVar and norm (METHODS B1), of study A's models (A1: ids alone, except where B measured the
 same neurons), and of "Universal neurons" (D1: ids alone). Study A's token-frequency neurons (A3: ids alone) are in
-`FREQUENCY_NEURONS`: "main" ones are named in its figures, a "candidate" is on a longer list of the same study.
+`FREQUENCY_NEURONS`: "main" ones are named in its figures, a "candidate" is on a longer list of the same study. Study
+B's scores (B5) of `COPYING_MODELS` are in `COPYING_VALUES`, what activations of its entropy neurons were replaced by
+(B6) in `COPYING_ACTIVATIONS`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from pathlib import Path
 
 VALUES = Path(__file__).parent / "published_data" / "entropy_neurons.csv"
 FREQUENCY_NEURONS = Path(__file__).parent / "published_data" / "token_frequency_neurons.csv"
+COPYING_VALUES = Path(__file__).parent / "published_data" / "context_copying.csv"
+COPYING_ACTIVATIONS = Path(__file__).parent / "published_data" / "context_copying_activations.csv"
+COPYING_MODELS = ("gpt2", "pythia-1.4b", "phi-1_5", "Meta-Llama-3-8B", "Mistral-7B-v0.1")
 
 
 @dataclass(frozen=True)

@@ -297,10 +297,16 @@ KNOWLEDGE: dict[str, Schema] = {
         "entropy_after": Column(F64, "the same under the replacement (nats)"),
     },
     "published_copying": {
-        "measure": Column(STR, "gts, gts_percentile, cr_ck, cr_pk, ts_nd_ck, ..., rho, class counts, activation"),
+        "measure": Column(
+            STR,
+            "gts, gts_percentile, gts_control_max, cr_ck, ..., ts_nd_ck, ..., count_ck, ..., share_ck (clean labels), "
+            "activation_584 (what that neuron is held at), shared_neurons (of the published set, in ours)",
+        ),
         "replacement": COPYING_VARIANT["replacement"],
+        "set": Column(STR, "our selection that it is compared with; missing if there is none", nullable=True),
         "published": Column(F64, "published value, in percent where it is a share", nullable=True),
         "published_control": Column(F64, "published mean of the random sets", nullable=True),
+        "control_3se": Column(F64, "three standard errors of that mean, as printed", nullable=True),
         "source": Column(STR, "table or figure, and how it was read"),
         "usable": Column(BOOL, "false where a defect of the published code made the value (see note)"),
         "note": Column(STR, "what is known about the value", nullable=True),
