@@ -472,6 +472,7 @@ rule compare_published_copying:
         scores=f"{KNOWLEDGE}/scores.parquet",
         control_tests=f"{KNOWLEDGE}/control_tests.parquet",
         statistics=copying_statistics,
+        sets=f"{KNOWLEDGE}/sets.parquet",
     output:
         published=f"{KNOWLEDGE}/published.parquet",
     log:
