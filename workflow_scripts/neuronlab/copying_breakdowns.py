@@ -85,17 +85,19 @@ def relation_parts(
 
 
 def score_doses(found: Decoded, clamped: pl.DataFrame, bootstrap: FactBootstrap) -> pl.DataFrame:
-    """Table "copying_doses": shares of labels and change of the entropy against the dose; intervals for selections.
+    """Table "copying_doses": shares of labels and change of the entropy against the dose.
+
+    Intervals for selections and for the clean model, whose dose is missing.
 
     Args:
-        clamped: variants whose sets are clamped, selections and controls.
+        clamped: variants whose sets are clamped, selections and controls, and the clean one to compare with.
     """
     rows = []
     n_prompts = found.labels.shape[1]
     for row in clamped.sort("variant").iter_rows(named=True):
         member = np.eye(3)[found.labels[row["variant"]]]
         change = (found.entropy[row["variant"]] - found.entropy[CLEAN])[:, None]
-        if row["kind"] == "selection":
+        if row["kind"] in ("clean", "selection"):
             shares = bootstrap.share(member, np.ones_like(member))
             mean = bootstrap.mean(change)
         else:

@@ -93,6 +93,8 @@ def score_copying(
     shown = selected.filter(pl.col("replacement") == replacement)
     write_table(score_relations(found.labels, prompts, shown, bootstrap), relations, "copying_relations", provenance)
     clamped = models.filter(pl.col("replacement") == DOSE)
+    if len(clamped):  # the clean model stands beside the doses that are compared with it
+        clamped = pl.concat([models.filter(pl.col("variant") == CLEAN), clamped])
     write_table(score_doses(found, clamped, bootstrap), doses, "copying_doses", provenance)
 
     changes = read_changes(states, len(prompts), selected)
