@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from neuronlab.ablation import AblationError, LastLayer, Tokens, clean_of
+from neuronlab.activation_frame import statistics_frame
 from neuronlab.final_states import Text, last_layer
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -120,34 +121,6 @@ def _passes(
         for start in tqdm(starts, desc="baseline", unit="batch", file=sys.stderr, disable=None)
     ]
     return pl.concat(described), pl.concat([frame for frame in outcomes if frame is not None])
-
-
-def statistics_frame(
-    layer: int, moments: Moments, means: PositionMeans, histogram: Histogram, median: MedianSearch
-) -> pl.DataFrame:
-    """One layer's rows of activation_statistics.parquet."""
-
-    def missing(values: Float[np.ndarray, " neurons"]) -> pl.Series:
-        return pl.Series(values, dtype=pl.Float64).fill_nan(None)
-
-    n = moments.n_neurons
-    return pl.DataFrame(
-        {
-            "layer": pl.Series([layer] * n, dtype=pl.Int32),
-            "neuron": pl.Series(range(n), dtype=pl.Int32),
-            "n_tokens": pl.Series([moments.count] * n, dtype=pl.Int64),
-            "mean": moments.mean,
-            "sd": moments.sd,
-            "min": moments.min,
-            "max": moments.max,
-            "median": median.median,
-            "mode": histogram.mode,
-            "skew": missing(moments.skew),
-            "kurtosis": missing(moments.kurtosis),
-            "histogram": pl.Series(histogram.counts.tolist(), dtype=pl.List(pl.Int64)),
-            "position_means": pl.Series(means.means.T.tolist(), dtype=pl.List(pl.Float64)),
-        }
-    )
 
 
 def _baseline(model: Model, last: LastLayer, text: Text, part: slice) -> pl.DataFrame | None:

@@ -6,11 +6,13 @@ A template is one of three names or a text of one's own:
     plain         an instruction with the relation's description, then the query (study B: GPT-2)
     instruction   the same between [INST] and [/INST], with one example, then the query (study B: the other models)
 
-All end in the query, so that base models, which only continue a text, complete the statement too. None spells out a BOS:
-that comes from `context_copying.bos`, once (study B's prompts had a literal <s> beside the tokenizer's, B defect 14).
+All end in the query, so that base models, which only continue a text, complete the statement too. None spells out a
+BOS: that comes from `context_copying.bos`, once (study B's prompts had a literal <s> beside the tokenizer's: B defect
+14).
 
 What a relation lacks: without a description, `plain` and `instruction` are refused; without an example, `instruction`
-leaves the example out for that relation and says so. A text of one's own is never rewritten: what it names must be there.
+leaves the example out for that relation and says so. A text of one's own is never rewritten: what it names must be
+there.
 """
 
 from __future__ import annotations
@@ -136,8 +138,8 @@ def _form(where: str, template: str, relation: Mapping[str, str | int | None]) -
         return WITHOUT_EXAMPLE[template]
     if missing:
         raise TemplateError(
-            f"{where}: '{template}' needs {' and '.join(missing)}, which relation '{relation['relation']}' lacks; add it to "
-            "the table of relations (facts.<facts>.relations), leave that relation's facts out, or take template 'none'"
+            f"{where}: '{template}' needs {' and '.join(missing)}, which relation '{relation['relation']}' lacks; "
+            "add it to the table of relations (facts.<facts>.relations), leave its facts out, or take template 'none'"
         )
     return text
 
