@@ -9,9 +9,8 @@ from jaxtyping import Float64, Int8
 from neuronlab.conversions import score_counts
 from neuronlab.copying_frames import frame_of
 from neuronlab.decoded_labels import Decoded
-from neuronlab.fact_bootstrap import FactBootstrap, at, divide
+from neuronlab.fact_bootstrap import FactBootstrap, at, divide, without_ends
 from neuronlab.schemas_knowledge import COPYING_SET, LABELS
-from neuronlab.statistics import Interval
 from neuronlab.transitions import cells
 from neuronlab.variant_groups import CLEAN
 
@@ -101,16 +100,10 @@ def score_doses(found: Decoded, clamped: pl.DataFrame, bootstrap: FactBootstrap)
             shares = bootstrap.share(member, np.ones_like(member))
             mean = bootstrap.mean(change)
         else:
-            shares, mean = (_bare(divide(part.sum(axis=0), np.array(n_prompts))) for part in (member, change))
+            shares, mean = (without_ends(divide(part.sum(axis=0), np.array(n_prompts))) for part in (member, change))
         entry = {name: row[name] for name in (*COPYING_SET, "dose")}
         entry |= {"n_prompts": n_prompts, "n_facts": bootstrap.n_facts}
         for place, label in enumerate(LABELS):
             entry |= at(label.lower(), shares, place)
         rows.append(entry | at("entropy_change", mean, 0))
     return frame_of(rows, "copying_doses")
-
-
-def _bare(estimate: Float64[Array, " columns"]) -> Interval:
-    """An estimate without an interval."""
-    missing = np.full_like(estimate, np.nan)
-    return Interval(estimate, missing, missing)

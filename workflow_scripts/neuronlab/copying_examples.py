@@ -17,6 +17,12 @@ from neuronlab.tables import read_table
 from neuronlab.transitions import cells
 from neuronlab.variant_groups import CLEAN
 
+KEYS = ("prompt", "continuation", "text", "label")
+
+
+class ExampleError(ValueError):
+    """Continuations that do not belong to what was decoded."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -69,14 +75,16 @@ def choose_examples(
 def with_texts(
     chosen: Sequence[Example], found: Decoded, prompts: pl.DataFrame, continuations: Sequence[str | Path]
 ) -> pl.DataFrame:
-    """Table "copying_examples": the chosen prompts with what the model wrote before and after."""
-    wanted = {example.prompt for example in chosen}
-    texts = {}
+    """Table "copying_examples": the chosen prompts with what the model wrote before and after.
+
+    Raises:
+        ExampleError: a continuation that is not there, or that is labelled otherwise.
+    """
+    wanted = [example.prompt for example in chosen]
+    texts: dict[tuple[int, int], tuple[str, str]] = {}
     for path in continuations:
         table = read_table(path, "continuations").filter(pl.col("prompt").is_in(wanted))
-        texts |= {
-            (prompt, number): text for prompt, number, text in table.select("prompt", "continuation", "text").rows()
-        }
+        texts |= {(prompt, number): rest for prompt, number, *rest in table.select(KEYS).iter_rows()}
     rows = []
     for example in chosen:
         prompt = prompts.row(example.prompt, named=True)
@@ -84,7 +92,14 @@ def with_texts(
         row |= {name: prompt[name] for name in ("relation", "text", "counter", "answer")}
         row["before"], row["after"] = CELLS[example.cell]
         for when, variant in (("before", CLEAN), ("after", example.variant)):
-            row[f"text_{when}"] = texts[example.prompt, int(found.continuation[variant, example.prompt])]
+            number = int(found.continuation[variant, example.prompt])
+            text, label = texts.get((example.prompt, number), (None, None))
+            if label != row[when]:
+                raise ExampleError(
+                    f"continuations: prompt {example.prompt} has no continuation {number} labelled {row[when]}; the "
+                    "shards belong to different runs: delete them, and decode_conflicts makes them anew"
+                )
+            row[f"text_{when}"] = text
             row[f"entropy_{when}"] = found.entropy[variant, example.prompt]
         rows.append(row)
     return frame_of(rows, "copying_examples")

@@ -30,7 +30,7 @@ Array = np.ndarray
 CHANGES = ("entropy", *RATIOS)
 # The log-ratios that a label is part of: the two boundaries that a prompt with this label can cross.
 BOUNDARIES = {"CK": ("ck_pk", "nd_ck"), "ND": ("nd_ck", "nd_pk"), "PK": ("ck_pk", "nd_pk")}
-PROMPTS_PER_TILE = 2048  # bootstrap of the AUC: sorted prompts whose weights are summed at a time
+RESAMPLES_PER_TILE = 64  # bootstrap of the AUC: memory is prompts x tile
 
 
 class StateError(ValueError):
@@ -165,28 +165,19 @@ def resampled_auc(
 ) -> Float64[Array, " one_and_resamples"]:
     """Probability that a changed prompt has the larger value than a kept one, ties half: of all, then per resample.
 
-    NaN where a class is empty. Prompts are sorted by value; every changed one meets the weight of the kept ones below
-    it, plus half of those that tie.
+    NaN where a class is empty. Every changed prompt meets the weight of the kept ones below it, and half of those that
+    tie: sums of weights over the kept ones in ascending order.
     """
+    kept = np.flatnonzero(~changed)
+    kept = kept[np.argsort(values[kept], kind="stable")]
+    below, up_to = (np.searchsorted(values[kept], values[changed], side) for side in ("left", "right"))
+    fact, moved = bootstrap.fact[kept], bootstrap.fact[changed]
     weights = np.concatenate([np.ones((1, bootstrap.n_facts)), bootstrap.weights])
-    pairs = np.zeros(len(weights))
-    below = np.zeros(len(weights))  # weight of the kept prompts so far
-    total = np.zeros(len(weights))  # of the changed ones
-    order = np.argsort(values, kind="stable")
-    ends = np.flatnonzero(np.diff(values[order], append=np.inf) > 0) + 1  # ends of runs of equal values
-    start = 0
-    while start < len(order):
-        # A tile ends where a run of equal values does.
-        stop = int(ends[np.searchsorted(ends, min(start + PROMPTS_PER_TILE, len(order)))])
-        tile = order[start:stop]
-        run = np.searchsorted(ends, np.arange(start, stop), side="right")
-        first = np.flatnonzero(np.diff(run, prepend=-1))
-        each = weights[:, bootstrap.fact[tile]]
-        kept = np.add.reduceat(each * ~changed[tile], first, axis=1)
-        moved = np.add.reduceat(each * changed[tile], first, axis=1)
-        lower = below[:, None] + np.cumsum(kept, axis=1) - kept / 2
-        pairs += (moved * lower).sum(axis=1)
-        below += kept.sum(axis=1)
-        total += moved.sum(axis=1)
-        start = stop
-    return divide(pairs, total * below)
+    found = np.empty(len(weights))
+    for start in range(0, len(weights), RESAMPLES_PER_TILE):
+        each = np.ascontiguousarray(weights[start : start + RESAMPLES_PER_TILE].T)
+        so_far = np.zeros((len(kept) + 1, each.shape[1]))
+        np.cumsum(each[fact], axis=0, out=so_far[1:])
+        pairs = (each[moved] * (so_far[below] + so_far[up_to]) / 2).sum(axis=0)
+        found[start : start + each.shape[1]] = divide(pairs, each[moved].sum(axis=0) * so_far[-1])
+    return found

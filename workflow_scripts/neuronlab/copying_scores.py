@@ -66,7 +66,7 @@ def score_copying(
 
     Raises:
         ScoreError: a verification that failed, tables whose rows are not numbered from 0, an unknown replacement.
-        DecodedError, StateError: shards that do not belong to these prompts and variants.
+        DecodedError, StateError, ExampleError: shards that do not belong to these prompts and variants.
         TableError: a table that is missing or not what it should be.
     """
     check_verification(verification)

@@ -104,6 +104,11 @@ class FactBootstrap:
         return self.interval(lambda rows: divide(rows[:, :n], rows[:, n:]), sums)
 
 
+def without_ends(estimate: Float64[Array, "..."]) -> Interval:
+    """An estimate with missing ends, to be filled in or left so."""
+    return Interval(estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan))
+
+
 def columns_of(name: str, interval: Interval) -> dict[str, Array]:
     """An interval as the three columns of a table."""
     return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -116,9 +116,7 @@ KNOWLEDGE: dict[str, Schema] = {
         "counter": Column(STR, "counter-object, a parametric answer of the same relation"),
         "n_candidates": Column(I32, "different answers of the relation, the fact's own left out"),
         "first_token": Column(I32, "its first token, as it occurs in the prompt"),
-        "log_prob_first": Column(
-            F64, "log-probability of that token after the prompt that asked for the answer"
-        ),
+        "log_prob_first": Column(F64, "log-probability of that token after the prompt that asked for the answer"),
         "log_prob": Column(F64, "log-probability of the whole counter-object (nats)"),
         "tied": Column(BOOL, "another candidate has the same first token; the whole object decided"),
     },
@@ -188,9 +186,7 @@ KNOWLEDGE: dict[str, Schema] = {
     "decoding_verification": PROMPT
     | VARIANT
     | {
-        "tier": Column(
-            STR, "generation (hooks, float64, variant by variant) or readout (entropy, log-probabilities)"
-        ),
+        "tier": Column(STR, "generation (hooks, float64, variant by variant) or readout (entropy, log-probabilities)"),
         "quantity": Column(STR, "tokens, entropy, log_prob_ck, log_prob_pk, log_prob_nd"),
         "fast": Column(F64, "value by the shared prefix tree; tokens: how many were generated"),
         "brute_force": Column(F64, "value by brute force; tokens: how many of them agree, from the first"),
@@ -235,10 +231,14 @@ KNOWLEDGE: dict[str, Schema] = {
         "control_mean": Column(F64, "mean of the controls", nullable=True),
         "control_sd": Column(F64, "their standard deviation (ddof 1)", nullable=True),
         "control_max": Column(F64, "the largest", nullable=True),
-        "p_value": Column(F64, "(1+b)/(1+n), b of n controls at least as large (invariance: as small)", nullable=True),
+        "p_value": Column(
+            F64,
+            "(1+b)/(1+n), b of n controls at least as large (as small for what stays: invariance, ts_ck_ck, ...)",
+            nullable=True,
+        ),
         "percentile": Column(
             F64,
-            "published form: percentile of the selection among the controls, ties averaged (invariance: 100 minus it)",
+            "published form: percentile of the selection among the controls, ties averaged (what stays: 100 minus it)",
             nullable=True,
         ),
     },
@@ -272,9 +272,7 @@ KNOWLEDGE: dict[str, Schema] = {
         "set": Column(STR, "selection"),
         "replacement": COPYING_VARIANT["replacement"],
         "route": Column(STR, "total, direct or norm"),
-        "quantity": Column(
-            STR, "entropy (|change|), margin (largest |change| of the clean label's log-ratios)"
-        ),
+        "quantity": Column(STR, "entropy (|change|), margin (largest |change| of the clean label's log-ratios)"),
         "n_changed": Column(I64, "prompts whose label changes"),
         "n_kept": Column(I64, "prompts whose label stays"),
     }
