@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from neuronlab.figures import groups, points, saving, theme
+from neuronlab.figures.margins import margin
 from neuronlab.figures.points import Axis
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
-BINS = 60
 LOGIT_VAR = "LogitVar: variance over the vocabulary of cos(w_out, W_U)"
 TITLE = "Norm of the output weights against LogitVar"
 
@@ -66,41 +65,6 @@ def scatter(
     return alt.layer(*layers).properties(width=x.pixels, height=y.pixels), notes
 
 
-def _margin(frame: pl.DataFrame, axis: Axis, vertical: bool, depth: int = 54) -> alt.LayerChart:
-    """Histogram of all neurons along one side of the scatter plot, with a tick per highlighted neuron."""
-    edges = axis.value(np.linspace(0, axis.pixels, BINS + 1))
-    counts, _ = np.histogram(np.clip(frame[axis.column].to_numpy(), edges[0], edges[-1]), bins=edges)
-    bars = pl.DataFrame({"low": edges[:-1], "high": edges[1:], "neurons": counts})
-    chosen = frame.filter(~pl.col("group").is_in([groups.OTHERS, groups.CONTROLS]))
-    along = {"scale": axis.scale(), "axis": None}
-    across = {"axis": None, "scale": alt.Scale(domain=[0, max(int(counts.max()), 1)])}
-    colour = groups.colour_encoding(frame["group"].unique(maintain_order=True).to_list())
-    # An invisible second axis would reserve space; neither side has one, and the counts are in the legend.
-    if vertical:
-        hist = (
-            alt.Chart(bars)
-            .mark_rect(color="#aab2ba")
-            .encode(y=alt.Y("low:Q", **along), y2="high:Q", x=alt.X("neurons:Q", **across), x2=alt.datum(0))
-        )
-        rug = (
-            alt.Chart(chosen)
-            .mark_tick(thickness=1.6, size=12, opacity=1)
-            .encode(y=alt.Y(f"{axis.column}:Q", **along), x=alt.value(6), color=colour)
-        )
-        return alt.layer(hist, rug).properties(width=depth, height=axis.pixels)
-    hist = (
-        alt.Chart(bars)
-        .mark_rect(color="#aab2ba")
-        .encode(x=alt.X("low:Q", **along), x2="high:Q", y=alt.Y("neurons:Q", **across), y2=alt.datum(0))
-    )
-    rug = (
-        alt.Chart(chosen)
-        .mark_tick(thickness=1.6, size=12, opacity=1, orient="vertical")
-        .encode(x=alt.X(f"{axis.column}:Q", **along), y=alt.value(depth - 6), color=colour)
-    )
-    return alt.layer(hist, rug).properties(width=axis.pixels, height=depth)
-
-
 def prepare(neurons: pl.DataFrame, selection: pl.DataFrame, sets: Sequence[str] | None = None) -> pl.DataFrame:
     """The last layer's neurons with their group and label."""
     layer = int(neurons["layer"].max())
@@ -127,8 +91,8 @@ def chart(
     panel, notes = scatter(frame, x, y)
     none = groups.highlighted_sets(selection, sets) == []
     body = alt.vconcat(
-        _margin(frame, x, vertical=False),
-        alt.hconcat(panel, _margin(frame, y, vertical=True), spacing=4, bounds="flush"),
+        margin(frame, x, vertical=False),
+        alt.hconcat(panel, margin(frame, y, vertical=True), spacing=4, bounds="flush"),
         spacing=4,
         bounds="flush",
     )

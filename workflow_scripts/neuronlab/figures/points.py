@@ -47,7 +47,7 @@ class Axis:
             options = {"values": ticks, "labelExpr": theme.log_labels(ticks), **options}
         elif self.number_format:
             options = {"format": self.number_format, **options}
-        return alt.Axis(title=self.title, tickCount=6, **options)
+        return alt.Axis(**{"title": self.title, "tickCount": 6, **options})
 
     def x(self, **options: object) -> alt.X:
         return alt.X(f"{self.column}:Q", scale=self.scale(), axis=self.axis(**options))
@@ -86,12 +86,19 @@ _OFFSETS = [
 
 
 def place_labels(
-    frame: pl.DataFrame, x: Axis, y: Axis, *, obstacles: pl.DataFrame | None = None, size: int = theme.LABEL_SIZE
+    frame: pl.DataFrame,
+    x: Axis,
+    y: Axis,
+    *,
+    obstacles: pl.DataFrame | None = None,
+    size: int = theme.LABEL_SIZE,
+    rounds: int = 0,
 ) -> pl.DataFrame:
-    """`frame` with where its labels go: columns label_x, label_y (data units) and align.
+    """`frame` with where its labels go: columns label_x, label_y (data units) and leader.
 
     Greedy: labels from the crowded middle outwards take the first spot that hits no other label and no
-    highlighted point, lies within the panel and covers fewest of the `obstacles`.
+    highlighted point, lies within the panel and covers fewest of the `obstacles`. In each further one of `rounds` every
+    label may move again, all others in place, and spots whose leader runs through another label or point cost as well.
     """
     px, py = x.place(frame[x.column].to_numpy()), y.place(frame[y.column].to_numpy())
     if not len(frame):
@@ -100,32 +107,36 @@ def place_labels(
     if obstacles is not None and len(obstacles):
         crowd = np.column_stack([x.place(obstacles[x.column].to_numpy()), y.place(obstacles[y.column].to_numpy())])
     widths = np.array([len(label) * size * 0.56 for label in frame["label"]])
-    centre_x, centre_y = np.zeros(len(frame)), np.zeros(len(frame))
-    taken: list[tuple[float, float, float, float]] = []
+    centres, boxes = np.zeros((len(frame), 2)), np.zeros((len(frame), 4))
     near = np.abs(px[:, None] - px) + np.abs(py[:, None] - py)
-    for i in np.argsort(near.mean(axis=1), kind="stable"):
-        best, best_cost = (px[i], py[i]), np.inf
-        for step, (dx, dy) in enumerate(_OFFSETS):
-            gap = 7 + widths[i] / 2
-            cx = px[i] + dx + np.sign(np.round(dx, 6) or (1 if step == 0 else 0)) * gap * (abs(dx) >= abs(dy) * 0.3)
-            cy = py[i] + dy + np.sign(np.round(dy, 6)) * 9 * (abs(dx) < abs(dy) * 3)
-            if step < 2:
-                cx = px[i] + (1 if step == 0 else -1) * gap
-            box = (cx - widths[i] / 2 - 1, cy - size * 0.55, cx + widths[i] / 2 + 1, cy + size * 0.55)
-            outside = box[0] < 2 or box[2] > x.pixels - 2 or box[1] < 2 or box[3] > y.pixels - 2
-            hit_label = sum(_overlap(box, other) for other in taken)
-            inside = (px > box[0] - 4) & (px < box[2] + 4) & (py > box[1] - 4) & (py < box[3] + 4)
-            hit_point = int(inside.sum())
-            covered = int(
-                (
-                    (crowd[:, 0] > box[0]) & (crowd[:, 0] < box[2]) & (crowd[:, 1] > box[1]) & (crowd[:, 1] < box[3])
-                ).sum()
-            )
-            cost = 1000 * outside + 400 * hit_label + 150 * hit_point + 2 * min(covered, 12) + np.hypot(dx, dy) * 0.8
-            if cost < best_cost:
-                best, best_cost, best_box = (cx, cy), cost, box
-        centre_x[i], centre_y[i] = best
-        taken.append(best_box)
+    order = np.argsort(near.mean(axis=1), kind="stable")
+    placed: list[int] = []
+    for turn in range(1 + rounds):
+        for i in order:
+            others = boxes[[j for j in placed if j != i]]
+            best_cost = np.inf
+            for step, (dx, dy) in enumerate(_OFFSETS):
+                gap = 7 + widths[i] / 2
+                cx = px[i] + dx + np.sign(np.round(dx, 6) or (1 if step == 0 else 0)) * gap * (abs(dx) >= abs(dy) * 0.3)
+                cy = py[i] + dy + np.sign(np.round(dy, 6)) * 9 * (abs(dx) < abs(dy) * 3)
+                if step < 2:
+                    cx = px[i] + (1 if step == 0 else -1) * gap
+                box = np.array([cx - widths[i] / 2 - 1, cy - size * 0.55, cx + widths[i] / 2 + 1, cy + size * 0.55])
+                outside = box[0] < 2 or box[2] > x.pixels - 2 or box[1] < 2 or box[3] > y.pixels - 2
+                hit_point = _within(px, py, box, 4)
+                covered = _within(crowd[:, 0], crowd[:, 1], box, 0)
+                cost = 1000 * outside + 400 * _overlaps(box, others) + 150 * hit_point + 2 * min(covered, 12)
+                cost += np.hypot(dx, dy) * 0.8
+                if turn:
+                    along = np.linspace(0, 1, 12)[1:, None] * np.array([cx - px[i], cy - py[i]]) + [px[i], py[i]]
+                    cost += 200 * sum(_within(along[:, 0], along[:, 1], other, 1) > 0 for other in others)
+                    passed = (np.hypot(along[:, :1] - px, along[:, 1:] - py) < 6).any(axis=0)
+                    cost += 60 * np.delete(passed, i).sum()
+                if cost < best_cost:
+                    best_cost, centres[i], best_box = cost, (cx, cy), box
+            boxes[i] = best_box
+            placed = placed if turn else [*placed, i]
+    centre_x, centre_y = centres.T
     return frame.with_columns(
         pl.Series("label_x", x.value(centre_x)),
         pl.Series("label_y", y.value(centre_y)),
@@ -133,8 +144,18 @@ def place_labels(
     )
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _overlaps(box: Float[np.ndarray, "4"], others: Float[np.ndarray, "others 4"]) -> int:
+    """How many of the `others` a box (left, low, right, high) overlaps."""
+    apart = (box[0] >= others[:, 2]) | (others[:, 0] >= box[2]) | (box[1] >= others[:, 3]) | (others[:, 1] >= box[3])
+    return int((~apart).sum())
+
+
+def _within(
+    px: Float[np.ndarray, " n"], py: Float[np.ndarray, " n"], box: Float[np.ndarray, "4"], margin: float
+) -> int:
+    """How many points lie in a box, widened by `margin` on all sides."""
+    inside = (px > box[0] - margin) & (px < box[2] + margin) & (py > box[1] - margin) & (py < box[3] + margin)
+    return int(inside.sum())
 
 
 def label_layer(placed: pl.DataFrame, x: Axis, y: Axis, colour: alt.Color | alt.Value) -> list[alt.Chart]:
