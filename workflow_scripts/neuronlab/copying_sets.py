@@ -26,7 +26,9 @@ __all__ = ["CopyingSetError", "read_groups", "select_copying_sets"]
 
 INDUCTION_DRIVEN = "induction_driven"
 KEY = "context_copying.selections"
-SETS = {column: spec.dtype for column, spec in SCHEMAS["copying_sets"].items()}
+SETS, SELECTION = (
+    {column: spec.dtype for column, spec in SCHEMAS[table].items()} for table in ("copying_sets", "selection")
+)
 CLEAN_SET = "clean"
 
 
@@ -205,7 +207,7 @@ def select_copying_sets(
     frame = read_table(neurons, "neurons")
     layer = int(frame["layer"].max())
     norm = frame.filter(pl.col("layer") == layer).sort("neuron")["norm"].to_numpy()
-    chosen = pl.concat([read_table(path, "selection") for path in selection])
+    chosen = pl.concat([pl.DataFrame(schema=SELECTION), *(read_table(path, "selection") for path in selection)])
     found, elsewhere = last_layer_selections(chosen, layer)
     if CLEAN_SET in found or CLEAN_SET in elsewhere:
         raise CopyingSetError(f"selections.{CLEAN_SET}: this name stands for the model as it is; rename the selection")
