@@ -38,7 +38,11 @@ from neuronlab.model_sizes import (
 )
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.prompt_templates import uses_example
-from neuronlab.published_models import frequency_neurons, published_name
+from neuronlab.published_models import (
+    COPYING_MODELS,
+    frequency_neurons,
+    published_name,
+)
 from neuronlab.replacements import ReplacementError, parse_replacements
 from neuronlab.selection_rules import SelectionError, complete_parameters
 

@@ -151,13 +151,16 @@ def context_copying_results():
         figures = [*COPYING_FIGURES]
         if study["dose_response"]["points"]:
             figures.append("copying_doses")
-        if published_name(config["models"][base_model(model)], model) in COPYING_MODELS:
-            figures.append("published_copying")
+        published = published_name(config["models"][base_model(model)], model)
         for facts in study["facts"]:
             base = f"results/{model}/facts/{facts}/knowledge"
+            same = (
+                published in COPYING_MODELS
+                and config["facts"][facts]["source"] == "pararel"
+            )
             wanted += [
                 file
-                for figure in figures
+                for figure in [*figures, *(["published_copying"] if same else [])]
                 for file in figure_files(f"{base}/figures/{figure}")
             ]
             wanted += table_files(f"{base}/tables", COPYING_TABLES)

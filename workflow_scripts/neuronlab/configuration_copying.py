@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from neuronlab.configuration import Config, ConfigError, base_model, find_entry
-from neuronlab.prompt_templates import check_template
-from neuronlab.replacements import ReplacementError, parse_replacements
+from neuronlab.copying_variants import check_replacements
+from neuronlab.prompt_templates import check_conflict, check_template
 
 FACT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 # Sets that are chosen by effects on a text of study A, and the part of study A that their tables come from.
 TEXT_SETS = {"token_frequency": "token_frequency", "induction_driven": "heads"}
-NOT_CONSTANT = ("position_mean", "resample")
 
 
 def check_copying(config: Config) -> None:
@@ -29,14 +27,14 @@ def check_copying(config: Config) -> None:
             _check_known(config, group, base_model(name) if group == "models" else name, f"context_copying.{key}")
     for name in study["templates"]:
         _check_known(config, "models", base_model(name), "context_copying.templates")
-    templates = {"template": study["template"]} | {f"templates.{k}": v for k, v in study["templates"].items()}
-    for key, template in templates.items():
-        try:
-            check_template(f"context_copying.{key}", template)
-        except ValueError as error:
-            raise ConfigError(f"configuration: {error}") from None
-    _check_conflict(study["conflict"])
-    _check_replacements(study["replacements"])
+    checks = [(check_conflict, "conflict", study["conflict"]), (check_template, "template", study["template"])]
+    checks += [(check_template, f"templates.{name}", text) for name, text in study["templates"].items()]
+    try:
+        for check, key, text in checks:
+            check(f"context_copying.{key}", text)
+        check_replacements(study["replacements"])
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from None
     _check_selections(config, study)
 
 
@@ -71,29 +69,9 @@ def _check_facts(config: Config, where: str, entry: Config) -> None:
     if "text" in entry:
         _check_known(config, "texts", entry["text"], f"{where}.text")
     elif entry["statistics"] == "text":
-        raise ConfigError(f"configuration: {where}.statistics: 'text' needs {where}.text; name a text, or say 'prompts'")
-
-
-def _check_conflict(pattern: str) -> None:
-    rest = pattern.replace("{query}", "").replace("{counter}", "")
-    if "{counter}" not in pattern or not pattern.endswith("{query}") or "{" in rest or "}" in rest:
         raise ConfigError(
-            f"configuration: context_copying.conflict: '{pattern}' must hold {{counter}} and end in {{query}}, and no "
-            'other braces; the published one is "{query} {counter}. {query}"'
+            f"configuration: {where}.statistics: 'text' needs {where}.text; name a text, or say 'prompts'"
         )
-
-
-def _check_replacements(names: Sequence[str]) -> None:
-    try:
-        parsed = parse_replacements(names)
-    except ReplacementError as error:
-        raise ConfigError(f"configuration: context_copying.replacements: {error}") from None
-    for replacement in parsed:
-        if replacement.kind in NOT_CONSTANT:
-            raise ConfigError(
-                f"configuration: context_copying.replacements: '{replacement.name}' depends on the position, and "
-                "generated text has new ones; remove it"
-            )
 
 
 def _check_selections(config: Config, study: Config) -> None:
