@@ -12,6 +12,7 @@ import polars as pl
 from jaxtyping import Float64
 from transformers import PreTrainedTokenizerBase
 
+from neuronlab.ablation import LastLayer
 from neuronlab.answer_text import label_answer, split_answer
 from neuronlab.conflict_states import StateRows, prompt_entropies, read_states
 from neuronlab.copying_variants import read_groups
@@ -28,6 +29,7 @@ from neuronlab.variant_groups import VariantGroup
 
 Array = np.ndarray
 TABLES = ("decoded", "continuations", "states")
+COSTS = ("prefixes", "passes", "naive_prefixes", "near_ties")
 # Logits that numba must be worth its compilation for, some seconds: prompts x variants x vocabulary.
 MANY_LOGITS = 1e9
 
@@ -133,7 +135,7 @@ def decode_conflicts(
     paths = {"decoded": decoded, "continuations": continuations, "states": states}
     outputs = {name: _empty(name) for name in TABLES}
     record = {**(provenance or {})}
-    spent = {"prefixes": 0, "passes": 0, "naive_prefixes": 0, "near_ties": 0}
+    spent = dict.fromkeys(COSTS, 0)
     if len(mine):
         loaded = load_model(model)
         mine.check(loaded, str(conflicts))
@@ -142,34 +144,19 @@ def decode_conflicts(
             read_table(statistics, "activation_statistics"), last.layer, last.neurons
         )
         groups = read_groups(read_table(sets, "copying_sets"), table, numbers)
-        found = decode_variants(
+        outputs, spent = conflict_tables(
             loaded,
             last,
-            mine.prompts,
+            mine,
             groups,
+            looked_into(groups, table),
             new_tokens=new_tokens,
-            finished=label_fixed(loaded.tokenizer, longest_object(everything)),
+            longest=longest_object(everything),
             batch_size=batch_size,
+            tokens_per_chunk=tokens_per_chunk,
             tie=tie,
             seed=seed,
         )
-        entropies = prompt_entropies(last, found.root, groups, tokens_per_chunk=tokens_per_chunk, seed=seed)
-        rows = read_states(
-            loaded,
-            last,
-            found.root,
-            mine.prompts,
-            mine.counter_ids,
-            mine.answer_ids,
-            looked_into(groups, table),
-            batch_size=batch_size,
-            tokens_per_chunk=tokens_per_chunk,
-            seed=seed,
-        )
-        outputs["continuations"] = continuations_frame(mine, found, loaded.tokenizer)
-        outputs["decoded"] = decoded_frame(mine, found, outputs["continuations"], entropies)
-        outputs["states"] = states_frame(mine, rows)
-        spent = {name: getattr(found.costs, name) for name in spent}
         record |= {"kernel": last.kernel, "kernel_dtype": str(last.dtype)}
     bill = {
         "shard": shard,
@@ -180,6 +167,60 @@ def decode_conflicts(
     for name, frame in outputs.items():
         write_table(frame, paths[name], name, record)
     write_table(pl.DataFrame([bill | spent]), costs, "decoding_costs", record)
+
+
+def conflict_tables(
+    model: Model,
+    last: LastLayer,
+    mine: Conflicts,
+    groups: Sequence[VariantGroup],
+    inspected: Sequence[VariantGroup],
+    *,
+    new_tokens: int,
+    longest: int,
+    batch_size: int,
+    tokens_per_chunk: int,
+    tie: float,
+    seed: int,
+) -> tuple[dict[str, pl.DataFrame], dict[str, int]]:
+    """The tables of `TABLES` for some prompts, and the decoding's `COSTS`.
+
+    Args:
+        groups: all variants, numbered from 1 without gaps.
+        inspected: those whose states are read.
+        longest: words of the longest object of all prompts.
+    """
+    found = decode_variants(
+        model,
+        last,
+        mine.prompts,
+        groups,
+        new_tokens=new_tokens,
+        finished=label_fixed(model.tokenizer, longest),
+        batch_size=batch_size,
+        tie=tie,
+        seed=seed,
+    )
+    entropies = prompt_entropies(last, found.root, groups, tokens_per_chunk=tokens_per_chunk, seed=seed)
+    rows = read_states(
+        model,
+        last,
+        found.root,
+        mine.prompts,
+        mine.counter_ids,
+        mine.answer_ids,
+        inspected,
+        batch_size=batch_size,
+        tokens_per_chunk=tokens_per_chunk,
+        seed=seed,
+    )
+    continuations = continuations_frame(mine, found, model.tokenizer)
+    tables = {
+        "decoded": decoded_frame(mine, found, continuations, entropies),
+        "continuations": continuations,
+        "states": states_frame(mine, rows),
+    }
+    return tables, {name: int(getattr(found.costs, name)) for name in COSTS}
 
 
 def kernel_for(kernel: str, prompts: int, variants: int, vocab: int) -> str:

@@ -2,11 +2,8 @@
 
 For a token with activations a and a variant that holds the set at v, the final residual changes by D = sum_n delta_n
 w_n, delta = v - a; from there on it is the algebra of `joint`, with the variants of a group in the place of sets: they
-share U = w W and the Gram matrix. A synthetic group (see `synthetic_sets`) writes, with D_r = sum_n delta_n r_n,
-
-    D' = c x + s (D_r - <D_r, x>/|x|^2 x),     |D'| = |D|,  <x, D'> = <x, D>
-
-so its logits are (c - s <D_r, x>/|x|^2) z + s delta (r W): the kernels' form again, and the scale moves as for D.
+share U = w W and the Gram matrix. A synthetic group (see `synthetic_sets`) adds D' = kappa x + s sum_n delta_n r_n,
+whose logits are kappa z + s delta (r W): the kernels' form again; the norm's scale moves as it does for D.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from neuronlab.ablation import LastLayer, Products, Tokens, coefficients_of, pro
 from neuronlab.joint import clean_part
 from neuronlab.kernels import brute_force
 from neuronlab.kernels.interface import Clean, Coefficients, Directions, Effects, directions
-from neuronlab.synthetic_sets import synthetic_directions
+from neuronlab.synthetic_sets import synthetic_directions, synthetic_factors, synthetic_move
 from neuronlab.variant_groups import VariantGroup
 
 BUDGET = {"cpu": 4 * 2**20, "cuda": 2 * 2**30}  # bytes of logits that tokens x variants write, alive at once
@@ -48,17 +45,17 @@ def lines_of_groups(last: LastLayer, groups: Sequence[VariantGroup], seed: int) 
     """Directions' logits of some groups; a neuron that is in several is computed once.
 
     Raises:
-        SyntheticError: for a synthetic group where a norm follows the MLP.
+        SyntheticSetError: for a synthetic group where a norm follows the MLP.
     """
     neurons = sorted({n for group in groups if group.draw is None for n in group.neurons})
     place = {n: i for i, n in enumerate(neurons)}
     U = directions(last.readout, last.w[neurons], dtype=last.dtype).U if neurons else None
     found = []
     for group in groups:
-        if group.draw is not None or U is None:
-            r = synthetic_directions(last.readout, last.w[list(group.neurons)], draw=group.draw or 0, seed=seed)
-            found.append(GroupLines(group, directions(last.readout, r, dtype=last.dtype).U, r.double()))
-        else:
+        if group.draw is not None:
+            r = synthetic_directions(last.readout, last.w[list(group.neurons)], group.draw, seed)
+            found.append(GroupLines(group, directions(last.readout, r, dtype=last.dtype).U, r))
+        elif U is not None:
             found.append(GroupLines(group, U[[place[n] for n in group.neurons]], None))
     return found
 
@@ -152,24 +149,11 @@ def group_coefficients(
     if lines.r is None:
         return own
     x = readout.centre(tokens.residual.double())
-    power = x.square().sum(-1, keepdim=True)
-    xr = summed(x @ lines.r.T)
-    c, s = turned(products.xw, products.ww, xr, squared(lines.r), power)
-    return Coefficients(own.A + own.B * (c - s * xr / power), own.B * s, own.frozen, own.C)
-
-
-def turned(
-    xw: Float[Tensor, "tokens variants"],
-    ww: Float[Tensor, "tokens variants"],
-    xr: Float[Tensor, "tokens variants"],
-    rr: Float[Tensor, "tokens variants"],
-    power: Float[Tensor, "tokens #variants"],
-) -> tuple[Float[Tensor, "tokens variants"], Float[Tensor, "tokens variants"]]:
-    """The numbers c and s of the module's head from the products of D, D_r and x; nothing changes where D is zero."""
-    left = (ww - xw.square() / power).clamp_min(0)
-    there = (rr - xr.square() / power).clamp_min(0)
-    s = torch.where(there > 0, (left / there.clamp_min(torch.finfo(there.dtype).tiny)).sqrt(), 0.0)
-    return xw / power, s
+    products_with_r = summed(x @ lines.r.T), squared(lines.r)
+    power = x.square().sum(-1, keepdim=True).expand_as(products.xw)
+    flat = (each.flatten() for each in (power, products.xw, products.ww, *products_with_r))
+    kappa, s = (each.view_as(power) for each in synthetic_factors(*flat))
+    return Coefficients(own.A + own.B * kappa, own.B * s, own.frozen, own.C)
 
 
 def written(
@@ -179,12 +163,10 @@ def written(
     chosen = list(lines.group.neurons)
     if lines.r is None:
         return delta @ last.raw[chosen].double()
-    x = last.readout.centre(tokens.residual.double())[:, None]
-    true, random = delta @ last.readout.centre(last.w[chosen].double()), delta @ lines.r
-    power = x.square().sum(-1)
-    xr = (random * x).sum(-1)
-    c, s = turned((true * x).sum(-1), true.square().sum(-1), xr, random.square().sum(-1), power)
-    return c[..., None] * x + s[..., None] * (random - (xr / power)[..., None] * x)
+    variants = delta.shape[1]
+    residual = tokens.residual.repeat_interleave(variants, 0)
+    moved = synthetic_move(last.readout, residual, last.w[chosen], lines.r, delta.flatten(0, 1))
+    return moved.unflatten(0, (-1, variants))
 
 
 def _by_brute_force(
