@@ -3,8 +3,8 @@
 Prompts are padded on the left, so that the last column is every prompt's last token. Padding is masked out of the
 attention and takes no positions: position ids count real tokens. What comes after a prompt passes alone, behind the
 keys and values that the model kept of its prefix; a row may have any number of successors, which all start from its
-keys. Masks go to the Hugging Face model as one flag per key, so that sliding windows, rotary positions, grouped keys and
-softcaps stay its own business; a window counts columns, and within a row columns differ as positions do.
+keys. Masks go to the Hugging Face model as one flag per key, so that sliding windows, rotary positions, grouped keys
+and softcaps stay its own business; a window counts columns, and within a row columns differ as positions do.
 """
 
 from __future__ import annotations
