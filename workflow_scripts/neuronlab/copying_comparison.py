@@ -11,12 +11,12 @@ from pathlib import Path
 
 import polars as pl
 
-from neuronlab.copying_tables import CONTROLS, MEANINGS, replacements, selections, words
+from neuronlab.copying_tables import CONTROLS, INTERVALS, MEANINGS, replacements, selections, words
 from neuronlab.model_dimensions import model_dimensions
 from neuronlab.model_files import ModelSpec
 from neuronlab.paper_tables import write_paper_tables
 from neuronlab.schemas_knowledge import LABELS
-from neuronlab.table_cells import MISSING, Row, Table, TableColumn, count, fixed, label, p_value, percent
+from neuronlab.table_cells import MISSING, Row, Table, TableColumn, count, fixed, label, level_words, p_value, percent
 from neuronlab.tables import read_table
 
 
@@ -32,6 +32,7 @@ def compare_copying(
     scores: Sequence[str | Path],
     control_tests: Sequence[str | Path],
     tables: Sequence[str | Path],
+    level: float,
 ) -> None:
     """Write the tables whose paths are given: `global_scores` and `models`, each .tex or .html.
 
@@ -39,6 +40,8 @@ def compare_copying(
         models: by the names that the tables show, in their order.
         facts: name of the knowledge base.
         class_counts, scores, control_tests: paths of those tables, one for each model, in the same order.
+        tables: paths of what is written.
+        level: of the intervals, for the caption.
 
     Raises:
         CopyingComparisonError: not one table for each model.
@@ -55,14 +58,21 @@ def compare_copying(
     scored = dict(zip(names, (read_table(path, "copying_scores") for path in scores), strict=True))
     tested = dict(zip(names, (read_table(path, "control_tests") for path in control_tests), strict=True))
     counted = dict(zip(names, (read_table(path, "class_counts") for path in class_counts), strict=True))
-    found = {"global_scores": compared_scores(scored, tested, facts), "models": models_table(models, counted, facts)}
+    found = {
+        "global_scores": compared_scores(scored, tested, facts, level),
+        "models": models_table(models, counted, facts),
+    }
     write_paper_tables({name: [table] for name, table in found.items()}, tables)
 
 
 def compared_scores(
-    scores: Mapping[str, pl.DataFrame], tests: Mapping[str, pl.DataFrame], facts: str, controls: str = "uniform"
+    scores: Mapping[str, pl.DataFrame],
+    tests: Mapping[str, pl.DataFrame],
+    facts: str,
+    level: float,
+    controls: str = "uniform",
 ) -> Table:
-    """Global transition score in percent, p-value and percentile among `controls`: replacements by models."""
+    """Global transition score with its interval, p-value and percentile among `controls`: replacements by models."""
     columns = [TableColumn("set", left=True), TableColumn("replaced by", left=True)]
     for model in scores:
         columns += [TableColumn("GTS", model), TableColumn("p", model), TableColumn("percentile", model)]
@@ -72,7 +82,7 @@ def compared_scores(
     for name in sets:
         rows = []
         for way in ways:
-            cells = []
+            cells, intervals = [], []
             for model, frame in scores.items():
                 own = frame.filter(set=name, kind="selection", replacement=way, measure="gts")
                 test = tests[model].filter(set=name, replacement=way, measure="gts", controls=controls)
@@ -81,11 +91,16 @@ def compared_scores(
                     p_value(test["p_value"][0] if test.height else None),
                     fixed(test["percentile"][0] if test.height else None, 1),
                 ]
+                ends = own.select("value_low", "value_high").row(0) if own.height else (None, None)
+                intervals += ["" if None in ends else f"[{percent(ends[0])}, {percent(ends[1])}]", "", ""]
             rows.append(Row((words(name) if not rows else "", way, *cells)))
+            if any(intervals):
+                rows.append(Row(("", "", *intervals), minor=True))
         sections.append(tuple(rows))
     caption = (
         "Global transition score (GTS), the share of prompts whose label changes, in percent, by replacement and "
-        f"model; p = (1 + b)/(1 + n) and percentile among the {CONTROLS[controls]} control sets. Facts {facts}."
+        f"model, and below it its {level_words(level)} interval ({INTERVALS}); p = (1 + b)/(1 + n) and percentile "
+        f"among the {CONTROLS[controls]} control sets. Facts {facts}."
     )
     title = "Global transition scores by model"
     return Table(tuple(columns), tuple(sections), title, caption, label(facts, "models-scores"), "No selection.")

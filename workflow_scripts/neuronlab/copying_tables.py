@@ -19,6 +19,7 @@ from neuronlab.paper_tables import write_paper_tables
 from neuronlab.schemas_knowledge import LABELS
 from neuronlab.table_cells import (
     ARROW,
+    MINUS,
     PLUS_MINUS,
     Row,
     Table,
@@ -26,6 +27,7 @@ from neuronlab.table_cells import (
     count,
     fixed,
     label,
+    level_words,
     mean_and_sd,
     p_value,
     percent,
@@ -35,6 +37,8 @@ from neuronlab.table_cells import (
 from neuronlab.tables import read_table
 
 CONTROLS = {"uniform": "uniform", "norm_matched": "norm-matched", "synthetic": "synthetic"}
+SETS = {"token_frequency": "token-frequency", "induction_driven": "induction-driven"}
+INTERVALS = "bootstrap over facts; Wilson's where none or all are counted"
 MEANINGS = "CK: the answer is the context's object, PK: the model's own, ND: neither"
 
 
@@ -107,8 +111,8 @@ def transitions_table(
         sections.append(tuple(rows))
     numbers = _numbers_of_controls(shown, kinds)
     caption = (
-        f"Labels before and after {sentence(replacement)}: shares of the n prompts with each label before, in percent, "
-        f"with {fixed(100 * level, 0)} % bootstrap intervals over facts"
+        f"Labels before and after {replacing(replacement)}: shares of the n prompts with each label before, in "
+        f"percent, with {level_words(level)} intervals ({INTERVALS})"
         f"{f'; in brackets mean {PLUS_MINUS} standard deviation over control sets ({numbers})' if numbers else ''}. "
         f"{MEANINGS}. {where}."
     )
@@ -157,7 +161,7 @@ def scores_table(scores: pl.DataFrame, tests: pl.DataFrame, level: float, where:
         sections.append(tuple(rows))
     caption = (
         "Scores by replacement, in percent: the global transition score is the share of the n prompts whose label "
-        f"changes (with {fixed(100 * level, 0)} % bootstrap interval over facts), invariance the rest, a conversion "
+        f"changes (with its {level_words(level)} interval: {INTERVALS}), invariance the rest, a conversion "
         "ratio the share of the prompts without a label that get it. p = (1 + b)/(1 + n), where b of n control sets "
         f"have a value at least as large (invariance: as small). {MEANINGS}. {where}."
     )
@@ -197,25 +201,25 @@ def neurons_table(sets: pl.DataFrame, neurons: pl.DataFrame, null_space: pl.Data
 def examples_table(examples: pl.DataFrame, replacement: str, where: str, named: Sequence[str]) -> Table:
     """Prompts whose label changes, with what the model writes before and after, and the entropies."""
     columns = (
-        TableColumn("prompt", text=True, width=0.31),
-        TableColumn("context's object", text=True, width=0.12),
-        TableColumn("own object", text=True, width=0.12),
-        TableColumn("before", text=True, width=0.15),
-        TableColumn("after", text=True, width=0.15),
-        TableColumn("H (nats)", text=True, width=0.07),
+        TableColumn("prompt", text=True, width=0.26),
+        TableColumn("context says", text=True, width=0.10),
+        TableColumn("model says", text=True, width=0.10),
+        TableColumn("before", text=True, width=0.14),
+        TableColumn("after", text=True, width=0.14),
+        TableColumn("H (nats)", left=True),
     )
     shown = examples.filter(replacement=replacement)
     sections = []
     for name in shown["set"].unique(maintain_order=True).to_list():
-        rows = [Row((f"{words(name)}:", "", "", "", "", ""))]
+        rows = [Row((words(name),))]
         for row in shown.filter(set=name).iter_rows(named=True):
             entropies = f"{row['entropy_before']:.2f} {ARROW} {row['entropy_after']:.2f}"
             texts = (f"{row['before']}: {row['text_before'].strip()}", f"{row['after']}: {row['text_after'].strip()}")
             rows.append(Row((row["text"], row["counter"], row["answer"], *texts, entropies)))
         sections.append(tuple(rows))
     caption = (
-        f"Prompts whose label changes under {sentence(replacement)}: what the context says, what the model says by "
-        "itself, its label and continuation before and after, and the entropy H at the prompt's end. "
+        f"Prompts whose label changes when {replacing(replacement)}: what the context says, what the model says by "
+        "itself, label and continuation before and after, and the entropy H at the prompt's end. "
         f"{MEANINGS}. {where}."
     )
     title = "Prompts whose label changes"
@@ -240,12 +244,12 @@ def present_controls(frame: pl.DataFrame) -> list[str]:
 
 def words(name: str) -> str:
     """A set's name as a paper would have it."""
-    return name.replace("_", " ")
+    return SETS.get(name, name.replace("_", " "))
 
 
-def sentence(replacement: str) -> str:
-    """What a replacement does, within a sentence."""
-    return f"the activations are replaced (by {replacement})"
+def replacing(replacement: str) -> str:
+    """What is done to the neurons, within a sentence."""
+    return f"activations are replaced ({replacement.replace('-', MINUS)})"
 
 
 def _numbers_of_controls(frame: pl.DataFrame, kinds: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ thead tr:last-child th{border-bottom:1px solid var(--ink)}
 th.group{text-align:center;border-bottom:1px solid var(--line)}
 .left,.text{text-align:left}.text{white-space:normal;min-width:11em}
 tbody+tbody tr:first-child td{border-top:1px solid var(--line)}
+.heading td{font-weight:600}
 .minor td{color:var(--faint);font-size:13.5px;padding-top:0}
 tr>:first-child{padding-left:4px}tr>:last-child{padding-right:4px}
 .mark{color:var(--faint)}
@@ -81,6 +82,10 @@ def _headings(table: Table) -> str:
 
 
 def _row(row: Row, table: Table) -> str:
+    if row.heading:
+        return (
+            f'<tr class="heading"><td class="left" colspan="{len(table.columns)}">{html_text(row.cells[0])}</td></tr>'
+        )
     cells = "".join(
         f"<td{_class(column)}>{html_text(cell)}</td>" for cell, column in zip(row.cells, table.columns, strict=True)
     )

@@ -43,8 +43,8 @@ COMMANDS = {
     "\t": " ",
     "\r": "",
     "\N{NO-BREAK SPACE}": "~",
-    "\N{EN DASH}": "--",
-    "\N{EM DASH}": "---",
+    "\N{EN DASH}": "{--}",
+    "\N{EM DASH}": "{---}",
     "\N{MINUS SIGN}": "$-$",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
@@ -60,10 +60,10 @@ COMMANDS = {
     "\N{MICRO SIGN}": r"$\mu$",
     "\N{DEGREE SIGN}": r"\textdegree{}",
     "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
-    "\N{LEFT SINGLE QUOTATION MARK}": "`",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-    "\N{LEFT DOUBLE QUOTATION MARK}": "``",
-    "\N{RIGHT DOUBLE QUOTATION MARK}": "''",
+    "\N{LEFT SINGLE QUOTATION MARK}": "{`}",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "{'}",
+    "\N{LEFT DOUBLE QUOTATION MARK}": "{``}",
+    "\N{RIGHT DOUBLE QUOTATION MARK}": "{''}",
     "\N{SOFT HYPHEN}": r"\-",
     "\N{ACUTE ACCENT}": r"\textasciiacute{}",
     "\N{CEDILLA}": r"\c{}",
@@ -136,6 +136,9 @@ def _pages(table: Table) -> Iterator[list[tuple[Row, ...]]]:
 
 
 def _lines(row: Row, table: Table) -> int:
+    """Lines that a row takes, about."""
+    if row.heading:
+        return 1
     return max(
         ceil(len(cell) / (CHARACTERS_PER_LINE * column.width)) if column.text and cell else 1
         for cell, column in zip(row.cells, table.columns, strict=True)
@@ -143,21 +146,19 @@ def _lines(row: Row, table: Table) -> int:
 
 
 def _float(table: Table, sections: list[tuple[Row, ...]], part: int) -> str:
-    wrapped = any(column.text for column in table.columns)
     caption, name = latex_text(table.caption), table.label
     if part:
         caption, name = f"{latex_text(table.title)} (continued).", f"{name}-{part + 1}"
     body = _body(table, sections)
     specification = "@{}" + "".join(_alignment(column) for column in table.columns) + "@{}"
-    # Wrapped text has the line's width anyhow; a table of numbers is scaled down where it is wider.
-    scaled = (
-        ("", "") if wrapped else (r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" + "\n", "}\n")
-    )
+    # A table wider than the line is scaled down to it.
+    width = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
     return (
         "\\begin{table}[htbp]\n\\centering\n"
         f"\\caption{{{caption}}}\n\\label{{{name}}}\n"
         "\\footnotesize\n\\setlength{\\tabcolsep}{4pt}\n"
-        f"{scaled[0]}\\begin{{tabular}}{{{specification}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}%\n{scaled[1]}"
+        f"\\resizebox{{{width}}}{{!}}{{%\n\\begin{{tabular}}{{{specification}}}\n\\toprule\n{body}\\bottomrule\n"
+        "\\end{tabular}}\n"
         "\\end{table}\n"
     )
 
@@ -175,8 +176,14 @@ def _body(table: Table, sections: list[tuple[Row, ...]]) -> str:
     for number, section in enumerate(sections):
         if number:
             lines.append(r"\addlinespace")
-        lines += [" & ".join(latex_text(cell) for cell in row.cells) + r" \\" for row in section]
+        lines += [_row(row, table) for row in section]
     return "\n".join(lines) + "\n"
+
+
+def _row(row: Row, table: Table) -> str:
+    if row.heading:
+        return rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{\emph{{{latex_text(row.cells[0])}}}}} \\"
+    return " & ".join(latex_text(cell) for cell in row.cells) + r" \\"
 
 
 def _headings(table: Table) -> Iterator[str]:

@@ -37,10 +37,20 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `minor` rows stand below the row that they say more about, and are set fainter where possible."""
+    """One row.
+
+    Attributes:
+        cells: one for each column; a heading has one cell, which goes over all columns.
+        minor: says more about the row above; set fainter where that is possible.
+    """
 
     cells: tuple[str, ...]
     minor: bool = False
+
+    @property
+    def heading(self) -> bool:
+        """Whether the row is a heading of those below it."""
+        return len(self.cells) == 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Table:
     def __post_init__(self) -> None:
         for section in self.sections:
             for row in section:
-                if len(row.cells) != len(self.columns):
+                if not row.heading and len(row.cells) != len(self.columns):
                     raise ValueError(f"{self.label}: a row of {len(row.cells)} cells for {len(self.columns)} columns")
 
 
@@ -94,7 +104,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def percent_interval(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
-    """A share in percent and its interval; the share alone where there is no interval."""
+    """A share and its interval in percent; the share alone where there is no interval."""
     if value is None or low is None or high is None:
         return percent(value, digits)
     return f"{percent(value, digits)} [{percent(low, digits)}, {percent(high, digits)}]"
@@ -109,6 +119,11 @@ def mean_and_sd(values: Sequence[float], digits: int = 2) -> str:
         return f"({percent(mean, digits)})"
     sd = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
     return f"({percent(mean, digits)} {PLUS_MINUS} {percent(sd, digits)})"
+
+
+def level_words(level: float) -> str:
+    """The level of intervals, for captions: 0.95 is '95 %'."""
+    return f"{100 * level:g}\N{NO-BREAK SPACE}%"
 
 
 def p_value(value: float | None) -> str:
