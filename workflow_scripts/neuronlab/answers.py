@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from neuronlab.answer_text import split_answer
-from neuronlab.decoding import Greedy, greedy
+from neuronlab.greedy_decoding import Greedy, greedy
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.prompt_templates import query_prompts

@@ -13,107 +13,21 @@ checked (a model whose last MLP is read elsewhere, or that keeps no keys of its 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int32
-from torch import Tensor
+from jaxtyping import Int, Int32
 from tqdm import tqdm
 
-from neuronlab.ablation import LastLayer, readout_dtype
+from neuronlab.ablation import LastLayer
 from neuronlab.decoding_choice import choose
+from neuronlab.greedy_decoding import Finished, ended
 from neuronlab.models import Model
 from neuronlab.prompt_batches import DecodingError, LastState, Prefixes, by_length, check_prompts, extend, read_prompts
-from neuronlab.readout import Readout
 from neuronlab.variant_groups import VariantGroup
 from neuronlab.variant_table import VariantTable, tabulate
-
-Finished = Callable[[Sequence[int]], bool]
-
-
-class Greedy(NamedTuple):
-    """A prompt's greedy continuation.
-
-    Attributes:
-        tokens: generated ids; an EOS that ended them is the last.
-        log_probs: log-probability of each (nats).
-        entropy: entropy of the first one's distribution (nats).
-    """
-
-    tokens: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    entropy: float
-
-
-def greedy(
-    model: Model,
-    last: LastLayer | None,
-    prompts: Sequence[Sequence[int]],
-    *,
-    new_tokens: int,
-    finished: Finished,
-    batch_size: int,
-) -> list[Greedy]:
-    """Continue every prompt by its most likely tokens, the lowest id among equals.
-
-    Log-probabilities and entropies are computed in float64 from the model's final residual.
-
-    Args:
-        last: only its read-out is used; without it the read-out is made here.
-        new_tokens: at most so many.
-        finished: told the ids generated so far, whether they are all that is wanted; an EOS ends a continuation too.
-        batch_size: prompts per forward pass.
-
-    Raises:
-        DecodingError: see `prompt_batches.check_prompts` and `prompt_batches.by_length`.
-    """
-    check_prompts(model, prompts, new_tokens)
-    readout = last.readout if last is not None else _readout(model)
-    found: list[Greedy | None] = [None] * len(prompts)
-    batches = list(by_length(prompts, batch_size))
-    for numbers in tqdm(batches, desc="answers", unit="batch", file=sys.stderr, disable=None):
-        before = read_prompts(model, [prompts[i] for i in numbers])
-        tokens: dict[int, list[int]] = {i: [] for i in numbers}
-        log_probs: dict[int, list[float]] = {i: [] for i in numbers}
-        entropy: dict[int, float] = {}
-        alive = numbers
-        for depth in range(new_tokens):
-            lp = _log_probs(readout, before)
-            chosen = lp.argmax(-1)
-            best = lp.gather(-1, chosen[:, None])[:, 0].tolist()
-            if depth == 0:
-                entropy = dict(zip(alive, torch.special.entr(lp.exp()).sum(-1).tolist(), strict=True))
-            for i, token, value in zip(alive, chosen.tolist(), best, strict=True):
-                tokens[i].append(token)
-                log_probs[i].append(value)
-            rows = [row for row, i in enumerate(alive) if not ended(model, tokens[i], finished)]
-            alive = [alive[row] for row in rows]
-            if not alive or depth == new_tokens - 1:
-                break
-            before = extend(model, before, rows, [tokens[i][-1] for i in alive])
-        for i in numbers:
-            found[i] = Greedy(tuple(tokens[i]), tuple(log_probs[i]), entropy[i])
-    return [one for one in found if one is not None]
-
-
-def ended(model: Model, tokens: Sequence[int], finished: Finished) -> bool:
-    """Whether a continuation is over although there is room for more."""
-    return tokens[-1] == model.eos_token_id or bool(finished(tokens))
-
-
-def _readout(model: Model) -> Readout:
-    """The read-out of a model where it can be computed in float64: not on mps."""
-    device = torch.device("cpu") if model.device.type == "mps" else model.device
-    dtype = torch.float32 if model.device.type == "mps" else readout_dtype(model.d_model, model.d_vocab)
-    return model.readout(dtype).to(device)
-
-
-def _log_probs(readout: Readout, prefixes: Prefixes) -> torch.Tensor:
-    residual = prefixes.state.residual.to(readout.W.device).double()
-    return readout.logits(residual).log_softmax(-1)
 
 
 @dataclass
@@ -291,7 +205,7 @@ def _joined(last: LastLayer, roots: Sequence[LastState], order: Int[np.ndarray, 
     """States of batches in the order of the prompts."""
     index = torch.from_numpy(order).to(last.device)
     if not roots:
-        zero: Float[Tensor, "0 d"] = last.w[:0]
+        zero = last.w[:0]
         mlp = None if last.readout.post_gain is None else zero
         return LastState(zero, zero.new_zeros(0, last.neurons), mlp)
     mlps = [root.mlp_out for root in roots if root.mlp_out is not None]

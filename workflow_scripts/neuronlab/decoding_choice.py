@@ -7,8 +7,8 @@ direction writes, its logits are
     l'_v = f l_v + (1 - f) b_v + e m_v + sum_n h_n u_nv,     f = alpha' (1 + kappa) / alpha,    h_n = alpha' s delta_n
 
 exactly (kappa = 0, s = 1 for a set's own directions). Behind a norm after the MLP h_n gains a factor pi', and the MLP's
-normed output, whose logits are m, comes with e = alpha' (pi' - pi); without one e = 0. A softcap is monotone: tokens are
-chosen before it, near ties are told after it.
+normed output, whose logits are m, comes with e = alpha' (pi' - pi); without one e = 0. A softcap is monotone: tokens
+are chosen before it, near ties are told after it.
 
 Most variants keep the clean token t, and a bound proves it. With f > 0 every other token v has
 
@@ -17,7 +17,8 @@ Most variants keep the clean token t, and a bound proves it. With f > 0 every ot
 
 where l_2 is the second best logit. Variants that it leaves open are computed for the clean model's `FEW` best tokens,
 then `MORE`; all others have at most f l_next plus the largest values of (1 - f) b, e m and h_n u_n, l_next the best of
-their clean logits. What still is open is computed over the whole vocabulary. Among logits equal but for rounding the lowest id wins, as with `torch.argmax`.
+their clean logits. What still is open is computed over the whole vocabulary. Among logits equal but for rounding the
+lowest id wins, as with `torch.argmax`.
 """
 
 from __future__ import annotations
