@@ -35,7 +35,7 @@ def facts(*relations: str) -> pl.DataFrame:
 def relations(**details: tuple[str | None, str | None, str | None]) -> pl.DataFrame:
     columns = ("description", "example_query", "example_object")
     rows = [{"relation": name} | dict(zip(columns, found, strict=True)) for name, found in details.items()]
-    return pl.DataFrame(rows, schema={name: pl.String for name in ("relation", *columns)})
+    return pl.DataFrame(rows, schema=dict.fromkeys(("relation", *columns), pl.String))
 
 
 FULL = relations(lives=("a town", "Bob lives in", "Rome"), eats=("a dish", "Bob eats", "rice"))

@@ -30,7 +30,9 @@ DOUBLE_READOUT_BYTES = 2**30  # read-outs up to this size are kept in float64
 def object_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], objects: Sequence[str]
 ) -> list[tuple[int, ...]]:
-    """Tokens of each object as it follows its prompt, after one space; no BOS. Empty where it has no tokens.
+    """Tokens of each object as it follows its prompt, after one space; no BOS.
+
+    Empty where the tokenizer knows nothing of the object, so that the space before it is all that is left.
 
     Args:
         prompts, objects: as many of one as of the other.
@@ -45,7 +47,9 @@ def object_ids(
         start = alone[prompt]
         follows = ids[: len(start)] == start
         found[prompt, text] = tuple(ids[len(start) :]) if follows else _after_anchor(tokenizer, gap, text)
-    return [found[prompt, text] for prompt, text in zip(prompts, objects, strict=True)]
+    blank = {ids for ids in set(found.values()) if not tokenizer.decode(list(ids)).strip()}
+    wanted = (found[prompt, text] for prompt, text in zip(prompts, objects, strict=True))
+    return [() if ids in blank else ids for ids in wanted]
 
 
 def _after_anchor(tokenizer: PreTrainedTokenizerBase, gap: str, text: str) -> tuple[int, ...]:
