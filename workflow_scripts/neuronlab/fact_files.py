@@ -11,6 +11,15 @@ from pathlib import Path
 import polars as pl
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
+ROW = " row"  # number of a row below the heading, from 1; no column of a file is called so, with a space in front
+TEXT_REMEDY = "save it as UTF-8 with one heading, as many cells in every row, and quotes doubled within quoted cells"
+REMEDIES = {
+    ".csv": TEXT_REMEDY,
+    ".tsv": TEXT_REMEDY,
+    ".jsonl": "give one JSON object per line, with one text per name",
+    ".parquet": "it may be damaged or something else: save it again",
+    ".xlsx": "it may be damaged or something else: save it again",
+}
 
 
 class FactError(ValueError):
@@ -26,7 +35,8 @@ def read_cells(path: str | Path, where: str, required: Sequence[str]) -> pl.Data
         required: columns that must be there.
 
     Returns:
-        The table with lower-case names of columns, in the order of the file.
+        The table with lower-case names of columns, in the order of the file, and each row's number in the column
+        `ROW`; rows without any text are left out.
 
     Raises:
         FactError: file missing, empty, of another kind, damaged, not UTF-8, with lists or records in its cells, two
@@ -43,8 +53,7 @@ def read_cells(path: str | Path, where: str, required: Sequence[str]) -> pl.Data
         frame = _read(path)
     except Exception as error:  # every reader raises types of its own for damaged files
         raise FactError(
-            f"{where}: '{path}' cannot be read as {path.suffix[1:]} ({_first_line(error)}); save it again as UTF-8 "
-            f"{path.suffix[1:]} with one heading and as many cells in every row"
+            f"{where}: '{path}' cannot be read as {path.suffix[1:]} ({_first_line(error)}); {REMEDIES[path.suffix]}"
         ) from error
     names = [name.strip().removeprefix("\ufeff").casefold() for name in frame.columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -55,22 +64,24 @@ def read_cells(path: str | Path, where: str, required: Sequence[str]) -> pl.Data
     if nested := [name for name, dtype in frame.schema.items() if dtype.is_nested()]:
         raise FactError(f"{where}: '{path}' holds lists or records in {_list(nested)}; give one text per cell")
     text = frame.select(pl.all().cast(pl.String).str.strip_chars())
-    return text.select(pl.when(pl.all().str.len_chars() > 0).then(pl.all()))
+    filled = text.select(pl.when(pl.all().str.len_chars() > 0).then(pl.all()))
+    blank = pl.all_horizontal(pl.all().exclude(ROW).is_null())
+    return filled.with_row_index(ROW, offset=1).filter(~blank)
 
 
 def refuse_empty_cells(frame: pl.DataFrame, columns: Sequence[str], path: str | Path, where: str) -> None:
     """Refuse the first cell without text in any of the columns.
 
     Raises:
-        FactError: naming file, row (from 1, below the heading) and column.
+        FactError: naming file, row and column.
     """
     for column in columns:
         rows = frame[column].is_null().arg_true()
         if len(rows):
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
             raise FactError(
-                f"{where}: '{path}', row {rows[0] + 1} below the heading{more}: '{column}' is empty; fill it in or "
-                "delete the row"
+                f"{where}: '{path}', row {frame[ROW][rows[0]]} below the heading{more}: '{column}' is empty; fill "
+                "it in or delete the row"
             )
 
 

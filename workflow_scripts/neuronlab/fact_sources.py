@@ -18,19 +18,18 @@ true objects ("shares a border with") and the first one stands.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from neuronlab.fact_files import FactError, read_cells, refuse_empty_cells
+from neuronlab.fact_files import ROW, FactError, read_cells, refuse_empty_cells
+from neuronlab.fact_relations import refuse_two_rows, relation_details, relations_table, some, with_groups
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import Provenance, read_table, write_table
 
 FACTS = [name for name in SCHEMAS["facts"] if name != "fact"]
-RELATIONS = list(SCHEMAS["relations"])
 DEMO_GROUP = "people"
 DEMO_DESCRIPTIONS = {
     "birthplace": "the place where a person was born",
@@ -50,7 +49,6 @@ PARAREL_RELATIONS = {
 }
 # How ParaRel's editors marked a relation to be deleted, in the place of its description.
 PARAREL_DELETED = "SUPPRIMER"
-DETAILS = ("description", "example_query", "example_subject", "example_object")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def read_facts(
     lonely = found.group_by("relation").agg(objects=pl.col("object").n_unique()).filter(objects=1)["relation"].sort()
     if len(lonely):
         _warn(
-            f"{where}: {len(lonely)} relations have one object only ({_some(lonely.to_list())}); unless a model gives "
+            f"{where}: {len(lonely)} relations have one object only ({some(lonely.to_list())}); unless a model gives "
             "other answers, they have no counter-object and are left out later"
         )
     write_table(found.with_row_index("fact").cast({"fact": pl.Int32}), facts, "facts", provenance)
@@ -130,7 +128,9 @@ def demo_facts(table: pl.DataFrame) -> KnowledgeBase:
         "statement",
         pl.when("contradicted_in_training").then(pl.lit("contradicted")).otherwise(pl.lit("held_out")).alias("subset"),
     )
-    return KnowledgeBase(facts, _relations([{"relation": n, "description": DEMO_DESCRIPTIONS.get(n)} for n in names]))
+    return KnowledgeBase(
+        facts, relation_details([{"relation": n, "description": DEMO_DESCRIPTIONS.get(n)} for n in names])
+    )
 
 
 def pararel_facts(path: str | Path, relations_path: str | Path, where: str) -> KnowledgeBase:
@@ -144,7 +144,7 @@ def pararel_facts(path: str | Path, relations_path: str | Path, where: str) -> K
     kinds = read_cells(relations_path, f"{where}.relations", list(PARAREL_RELATIONS))
     refuse_empty_cells(kinds, ("relation", "relation_group_id"), relations_path, f"{where}.relations")
     kinds = kinds.select(pl.col(old).alias(new) for old, new in PARAREL_RELATIONS.items())
-    _refuse_two_rows(kinds, relations_path, f"{where}.relations")
+    refuse_two_rows(kinds, relations_path, f"{where}.relations")
     deleted = kinds.filter(pl.col("description").str.starts_with(PARAREL_DELETED))["relation"]
     table = table.select(
         pl.col("statement_subject").alias("subject"),
@@ -156,9 +156,9 @@ def pararel_facts(path: str | Path, relations_path: str | Path, where: str) -> K
     left_out = table["relation"].is_in(deleted.to_list())
     if left_out.any():
         print(
-            f"{where}: {left_out.sum()} facts left out: '{relations_path}' marks {_some(deleted.to_list())} as deleted"
+            f"{where}: {left_out.sum()} facts left out: '{relations_path}' marks {some(deleted.to_list())} as deleted"
         )
-    facts = _with_groups(_with_statements(table.filter(~left_out)), kinds, relations_path, where)
+    facts = with_groups(_with_statements(table.filter(~left_out)), kinds, relations_path, where)
     return KnowledgeBase(facts, kinds)
 
 
@@ -185,18 +185,19 @@ def file_facts(path: str | Path, relations_path: str | Path | None, where: str) 
     if not all(begins):
         row = begins.index(False)
         raise FactError(
-            f"{where}.path: '{path}', row {row + 1} below the heading: the statement '{table['statement'][row]}' does "
-            f"not begin with its query and object, '{table['query'][row]} {table['object'][row]}'; correct query, "
-            "phrase or statement, or leave out the columns that can be made from the others"
+            f"{where}.path: '{path}', row {table[ROW][row]} below the heading: the statement "
+            f"'{table['statement'][row]}' does not begin with its query and object, "
+            f"'{table['query'][row]} {table['object'][row]}'; correct query, phrase or statement, or leave out the "
+            "columns that can be made from the others"
         )
     if relations_path is None:
-        kinds = _relations([{"relation": name} for name in table["relation"].unique(maintain_order=True)])
+        kinds = relation_details([{"relation": name} for name in table["relation"].unique(maintain_order=True)])
     else:
         kinds = read_cells(relations_path, f"{where}.relations", ("relation",))
         refuse_empty_cells(kinds, ("relation",), relations_path, f"{where}.relations")
-        _refuse_two_rows(kinds, relations_path, f"{where}.relations")
-        kinds = _relations(kinds.to_dicts())
-    return KnowledgeBase(_with_groups(table, kinds, relations_path or path, where), kinds)
+        refuse_two_rows(kinds, relations_path, f"{where}.relations")
+        kinds = relation_details(kinds.to_dicts())
+    return KnowledgeBase(with_groups(table, kinds, relations_path or path, where), kinds)
 
 
 def unique_facts(facts: pl.DataFrame, path: str | Path, where: str, *, refuse: bool) -> pl.DataFrame:
@@ -231,26 +232,6 @@ def unique_facts(facts: pl.DataFrame, path: str | Path, where: str, *, refuse: b
     return first
 
 
-def relations_table(facts: pl.DataFrame, details: pl.DataFrame, path: str | Path, where: str) -> pl.DataFrame:
-    """Table "relations" of the relations that have facts, sorted by group and name.
-
-    Raises:
-        FactError: if a relation has facts in two groups.
-    """
-    counts = facts.group_by("relation").agg(
-        pl.col("relation_group").first(), groups=pl.col("relation_group").n_unique(), n_facts=pl.len().cast(pl.Int64)
-    )
-    if split := counts.filter(pl.col("groups") > 1)["relation"].sort().to_list():
-        raise FactError(
-            f"{where}: '{path}' puts relations into two groups: {_some(split)}; give each of them one relation_group"
-        )
-    return (
-        counts.join(details.select("relation", *DETAILS), on="relation")
-        .select(RELATIONS)
-        .sort("relation_group", "relation")
-    )
-
-
 def _with_statements(table: pl.DataFrame) -> pl.DataFrame:
     """`query` and `statement` where they are missing."""
     for column in ("query", "statement"):
@@ -258,49 +239,6 @@ def _with_statements(table: pl.DataFrame) -> pl.DataFrame:
             table = table.with_columns(pl.lit(None, dtype=pl.String).alias(column))
     table = table.with_columns(query=pl.coalesce("query", pl.format("{} {}", "subject", "phrase")))
     return table.with_columns(statement=pl.coalesce("statement", pl.format("{} {}.", "query", "object")))
-
-
-def _with_groups(facts: pl.DataFrame, relations: pl.DataFrame, path: str | Path, where: str) -> pl.DataFrame:
-    """`relation_group` of every fact: as the facts say, else as the table of relations says, else one for all."""
-    missing = sorted(set(facts["relation"]) - set(relations["relation"]))
-    if missing:
-        raise FactError(
-            f"{where}.relations: '{path}' lacks relations that the facts name: {_some(missing)}; add a row for each"
-        )
-    if "relation_group" not in facts.columns:
-        facts = facts.with_columns(pl.lit(None, dtype=pl.String).alias("relation_group"))
-    groups = relations.select("relation", pl.col("relation_group").alias("group"))
-    joined = facts.join(groups, on="relation", how="left", maintain_order="left")
-    grouped = joined.with_columns(relation_group=pl.coalesce("relation_group", "group")).drop("group")
-    bare = grouped["relation_group"].is_null()
-    if bare.all():
-        print(f"{where}: no relation_group: all relations are one group, and the filter 'overlap' drops nothing")
-        return grouped.with_columns(pl.lit("all").alias("relation_group"))
-    if bare.any():
-        names = grouped.filter(bare)["relation"].unique().sort().to_list()
-        raise FactError(
-            f"{where}: relation_group is missing for {_some(names)} but given for others; give it for every relation, "
-            "or for none"
-        )
-    return grouped
-
-
-def _relations(rows: list[Mapping[str, str | None]]) -> pl.DataFrame:
-    """Relations with a column for every detail, missing where a row has none."""
-    columns = ("relation", "relation_group", *DETAILS)
-    return pl.DataFrame(
-        {column: [row.get(column) for row in rows] for column in columns}, schema=dict.fromkeys(columns, pl.String)
-    )
-
-
-def _refuse_two_rows(relations: pl.DataFrame, path: str | Path, where: str) -> None:
-    twice = relations.filter(relations["relation"].is_duplicated())["relation"].unique().sort().to_list()
-    if twice:
-        raise FactError(f"{where}: '{path}' has two rows for {_some(twice)}; keep one for each relation")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _warn(message: str) -> None:

@@ -155,7 +155,7 @@ def _float(table: Table, sections: list[tuple[Row, ...]], part: int) -> str:
     width = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
     return (
         "\\begin{table}[htbp]\n\\centering\n"
-        f"\\caption{{{caption}}}\n\\label{{{name}}}\n"
+        f"\\caption{{{caption}}}\n\\label{{{name}}}\n\\vspace{{4pt}}\n"
         "\\footnotesize\n\\setlength{\\tabcolsep}{4pt}\n"
         f"\\resizebox{{{width}}}{{!}}{{%\n\\begin{{tabular}}{{{specification}}}\n\\toprule\n{body}\\bottomrule\n"
         "\\end{tabular}}\n"
@@ -173,10 +173,9 @@ def _body(table: Table, sections: list[tuple[Row, ...]]) -> str:
     lines = [*_headings(table), r"\midrule"]
     if not any(sections):
         lines.append(rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{{latex_text(table.empty)}}} \\")
-    for number, section in enumerate(sections):
-        if number:
-            lines.append(r"\addlinespace")
-        lines += [_row(row, table) for row in section]
+    gap = "\n\\addlinespace[2pt]\n" if any(column.text for column in table.columns) else "\n"  # after wrapped text
+    blocks = [gap.join(_row(row, table) for row in section) for section in sections if section]
+    lines += ["\n\\addlinespace\n".join(blocks)] if blocks else []
     return "\n".join(lines) + "\n"
 
 
