@@ -235,7 +235,7 @@ rule make_conflicts:
         code=library("make_conflicts"),
         model=model_spec,
         filters=filters_of,
-        conflict=COPY["conflict"],
+        conflict=lambda wildcards: COPY["conflict"],  # its braces are no wildcards
         counters_per_fact=COPY["counters"],
         counters_by=COPY["counters_by"],
         bos=COPY["bos"],
@@ -413,7 +413,7 @@ rule write_copying_tables:
         scores=f"{KNOWLEDGE}/scores.parquet",
         control_tests=f"{KNOWLEDGE}/control_tests.parquet",
         examples=f"{KNOWLEDGE}/examples.parquet",
-        selection=copying_selections,
+        sets=f"{KNOWLEDGE}/sets.parquet",
         neurons="results/{model}/weights/neurons.parquet",
         null_space="results/{model}/weights/null_space.parquet",
     output:
@@ -459,8 +459,9 @@ rule compare_copying:
         gpu=0,
     params:
         code=library("compare_copying"),
-        models=lambda wildcards: {name: model_spec(as_model(name)) for name in COPY["models"]},
-        level=ABLATE["level"],
+        models=lambda wildcards: {
+            name: model_spec(as_model(name)) for name in COPY["models"]
+        },
     script:
         "../workflow_scripts/compare_copying.py"
 

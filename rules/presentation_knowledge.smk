@@ -12,7 +12,9 @@ rule draw_selected_neurons:
         null_space="results/{model}/weights/null_space.parquet",
         selection="results/{model}/weights/selection.parquet",
     output:
-        figures=in_report("results/{model}/weights/figures/selected_neurons", "selected_neurons"),
+        figures=in_report(
+            "results/{model}/weights/figures/selected_neurons", "selected_neurons"
+        ),
     log:
         "results/logs/{model}/weights/draw_selected_neurons.log",
     benchmark:
@@ -36,7 +38,10 @@ rule draw_norm_logitvar_layers:
         neurons="results/{model}/weights/neurons.parquet",
         selection="results/{model}/weights/selection.parquet",
     output:
-        figures=in_report("results/{model}/weights/figures/norm_logitvar_layers", "norm_logitvar_layers"),
+        figures=in_report(
+            "results/{model}/weights/figures/norm_logitvar_layers",
+            "norm_logitvar_layers",
+        ),
     log:
         "results/logs/{model}/weights/draw_norm_logitvar_layers.log",
     benchmark:
@@ -61,7 +66,9 @@ rule draw_layer_trends:
         null_space="results/{model}/weights/null_space.parquet",
         selection="results/{model}/weights/selection.parquet",
     output:
-        figures=in_report("results/{model}/weights/figures/layer_trends", "layer_trends"),
+        figures=in_report(
+            "results/{model}/weights/figures/layer_trends", "layer_trends"
+        ),
     log:
         "results/logs/{model}/weights/draw_layer_trends.log",
     benchmark:
@@ -85,7 +92,9 @@ rule draw_norm_distributions:
         neurons="results/{model}/weights/neurons.parquet",
         selection="results/{model}/weights/selection.parquet",
     output:
-        figures=in_report("results/{model}/weights/figures/norm_distributions", "norm_distributions"),
+        figures=in_report(
+            "results/{model}/weights/figures/norm_distributions", "norm_distributions"
+        ),
     log:
         "results/logs/{model}/weights/draw_norm_distributions.log",
     benchmark:
@@ -311,7 +320,9 @@ rule draw_activation_densities:
         statistics=copying_statistics,
         sets=f"{KNOWLEDGE}/sets.parquet",
     output:
-        figures=in_report(f"{KNOWLEDGE}/figures/activation_densities", "activation_densities"),
+        figures=in_report(
+            f"{KNOWLEDGE}/figures/activation_densities", "activation_densities"
+        ),
     log:
         "results/logs/{model}/facts/{facts}/draw_activation_densities.log",
     benchmark:
@@ -337,7 +348,9 @@ rule draw_decision_boundaries:
         decoded=decoded("decoded"),
         variants=f"{KNOWLEDGE}/variants.parquet",
     output:
-        figures=in_report(f"{KNOWLEDGE}/figures/decision_boundaries", "decision_boundaries"),
+        figures=in_report(
+            f"{KNOWLEDGE}/figures/decision_boundaries", "decision_boundaries"
+        ),
     log:
         "results/logs/{model}/facts/{facts}/draw_decision_boundaries.log",
     benchmark:
@@ -382,5 +395,3 @@ rule draw_log_ratio_changes:
         level=ABLATE["level"],
     script:
         "../workflow_scripts/draw_log_ratio_changes.py"
-
-

@@ -3,7 +3,7 @@
 from neuronlab.fetching_facts import fetch_facts
 from neuronlab.jobs import job
 
-with job(snakemake) as run:
+with job(snakemake):
     fetch_facts(
         key=snakemake.wildcards.facts,
         facts=snakemake.output.facts,
