@@ -314,6 +314,30 @@ rule draw_flips:
         "../workflow_scripts/draw_flips.py"
 
 
+rule draw_published_copying:
+    """Published scores of study B against ours."""
+    input:
+        published=f"{KNOWLEDGE}/published.parquet",
+    output:
+        figures=in_report(f"{KNOWLEDGE}/figures/published_copying", "published_copying"),
+    log:
+        "results/logs/{model}/facts/{facts}/draw_published_copying.log",
+    benchmark:
+        "results/benchmarks/{model}/facts/{facts}/draw_published_copying.tsv"
+    conda:
+        "../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=COMPUTE["memory_mb"],
+        runtime=30,
+        gpu=0,
+    params:
+        code=library("draw_published_copying"),
+        level=ABLATE["level"],
+    script:
+        "../workflow_scripts/draw_published_copying.py"
+
+
 rule draw_activation_densities:
     """Activations of selected and of other neurons, with the replacement values."""
     input:
