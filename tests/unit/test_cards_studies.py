@@ -104,6 +104,10 @@ def test_the_heads_that_move_a_neuron_most(methods: list[str], expected: str) ->
     assert found.tested == N_HEADS
     assert found.clear == sum(row["change_low"] > 0 or row["change_high"] < 0 for row in rows)
     assert cards_induction.driving_heads(table, LAYER, 6, sd=2.0) is None
+    # Neurons of no set are held against the best head alone, which ranks no heads.
+    one = table.filter(pl.col("neuron") == 5).unique("method").with_columns(neuron=pl.lit(6, pl.Int32))
+    assert cards_induction.driving_heads(pl.concat([table, one]), LAYER, 6, sd=2.0) is None
+    assert cards_induction.driving_heads(pl.concat([table, one]), LAYER, 5, sd=2.0) == found
     assert cards_induction.driving_heads(table, LAYER - 1, 5, sd=2.0) is None
 
 

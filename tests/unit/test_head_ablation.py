@@ -190,8 +190,11 @@ def check_tables(run: Run, model: Model) -> None:
 
 
 def check_matrix(found: pl.DataFrame, model: Model, tokens: torch.Tensor, means: torch.Tensor) -> None:
-    """Every head alone against every neuron."""
-    assert len(found) == 2 * 8 * (len(SELECTED) + len(CONTROLS))
+    """Every head alone against every neuron of a set, and the best one, 1.2, against all of the layer."""
+    held, every = len(SELECTED) + len(CONTROLS), len(model.w_out(1))
+    assert len(found) == 2 * (8 * held + every - held)
+    assert sorted(found.filter(layer=1, head=2, method="bos")["neuron"]) == list(range(every))
+    assert set(found.filter(layer=0, head=1)["neuron"]) == {*SELECTED, *CONTROLS}
     last = range(2 + COPY, TOTAL)
     norms = model.w_out(1).norm(dim=-1)
     for (layer, head, method), rows in found.group_by("layer", "head", "method"):
@@ -292,7 +295,7 @@ def test_no_repetition_gives_empty_tables(run: Run, capsys: pytest.CaptureFixtur
 def test_no_neurons_give_quantities_alone(run: Run) -> None:
     write_table(selection_frame().clear(), run.folder / "nothing.parquet", "selection")
     tables = run("nothing", selection=run.folder / "nothing.parquet", methods=["bos"])
-    assert not len(tables["head_neurons"])
+    assert set(tables["head_neurons"].select("layer", "head").iter_rows()) == {(1, 2)}
     assert "activation" not in set(tables["head_ablation"]["quantity"])
 
 

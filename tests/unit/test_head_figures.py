@@ -247,6 +247,9 @@ def test_cells_are_changes_times_norms(neurons: pl.DataFrame, selection: pl.Data
     assert [name for name in columns if name.strip()] == order
     assert not columns[len(world.entropy)].strip()
     assert len(columns) == len(order) + 1
+    # A neuron that only the best head was held against would be a column of holes.
+    one = neurons.unique("method", maintain_order=True).with_columns(neuron=pl.lit(999, neurons["neuron"].dtype))
+    assert head_neurons.prepare(pl.concat([neurons, one]), selection)[0].equals(frame)
 
 
 def test_controls_are_not_chosen_by_their_values(neurons: pl.DataFrame, world: fake.World) -> None:

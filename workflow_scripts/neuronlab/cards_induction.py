@@ -69,13 +69,16 @@ def repetitions(scores: Mapping[str, pl.DataFrame], layer: int, neuron: int) -> 
 def driving_heads(head_neurons: pl.DataFrame, layer: int, neuron: int, sd: float | None) -> DrivingHeads | None:
     """The heads that move the neuron most, by the first of METHODS that the table holds; None if it lacks the neuron.
 
+    Also None if not all heads of the table were held against it.
+
     Args:
         head_neurons: table of that name; heads that leave the neuron exactly as it was are counted, but not listed.
         sd: standard deviation of the neuron's activation on the text.
     """
     own = head_neurons.filter((pl.col("neuron_layer") == layer) & (pl.col("neuron") == neuron))
     method = next((name for name in METHODS if name in own["method"]), None)
-    if method is None:
+    every = head_neurons.select("layer", "head").n_unique()
+    if method is None or own.select("layer", "head").n_unique() < every:  # the best head alone is no ranking
         return None
     own = own.filter(pl.col("method") == method, pl.col("change").is_not_null()).sort("layer", "head")
     changes = [

@@ -22,7 +22,7 @@ from neuronlab.attention import Method, all_heads, check_attention
 from neuronlab.final_states import AblationInputs
 from neuronlab.head_passes import Effects, Work
 from neuronlab.head_readouts import QUANTITIES
-from neuronlab.head_sets import AttentionError, PlannedSet, plan_sets
+from neuronlab.head_sets import AttentionError, HeadSet, PlannedSet, plan_sets
 from neuronlab.head_verification import report, verify_sets
 from neuronlab.models import load_model
 from neuronlab.neuron_sets import NeuronSet, read_selections, sets_of_layer
@@ -30,7 +30,7 @@ from neuronlab.precise_copies import fits_twice, precise_copy
 from neuronlab.repeat_places import Repeats
 from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import bootstrap_weights, clustered_interval
-from neuronlab.tables import Provenance, read_table, write_table
+from neuronlab.tables import Provenance, check_frame, read_table, write_table
 
 Array = np.ndarray
 TRACKED, TRACKED_CONTROLS = 24, 6  # neurons whose activation is kept for every place
@@ -126,16 +126,17 @@ def ablate_heads(
     clusters = Clusters.of(repetitions.document, resamples, level, inputs.seed)
     effects = work.effects(unique, methods, means, tracked)
     few = replace(work, repetitions=drawn(repetitions, MATRIX_SEQUENCES, inputs.seed))
-    matrix = few.matrix(methods, means, held)
+    fewer = Clusters.of(few.repetitions.document, resamples, level, inputs.seed)
+    # The best head comes first in the plan; against neurons of no set as well, to find those that it drives.
+    rest = sorted(set(range(model.d_mlp)) - set(held))
+    matrices = [
+        matrix_table(few.matrix(methods, means, neurons, heads), methods, few, neurons, heads, fewer)
+        for neurons, heads in ((held, [HeadSet((head,)) for head in all_heads(model)]), (rest, [plan[0].heads]))
+    ]
     record = {**(provenance or {}), "verified_in": "float64" if exact else inputs.model.dtype}
     table = effects_table(effects, plan, methods, work, tracked, clusters)
     write_table(table, head_ablation, "head_ablation", record)
-    write_table(
-        matrix_table(matrix, methods, few, held, Clusters.of(few.repetitions.document, resamples, level, inputs.seed)),
-        head_neurons,
-        "head_neurons",
-        record,
-    )
+    write_table(pl.concat(matrices), head_neurons, "head_neurons", record)
     write_table(checked, head_verification, "head_verification", record)
 
 
@@ -244,20 +245,23 @@ def matrix_table(
     methods: Sequence[Method],
     work: Work,
     neurons: Sequence[int],
+    heads: Sequence[HeadSet],
     clusters: Clusters,
 ) -> pl.DataFrame:
-    """Table "head_neurons"."""
+    """Rows of table "head_neurons": these heads, each alone, against these neurons."""
     if not neurons:
         return _empty("head_neurons")
-    heads, layer = all_heads(work.model), work.model.n_layers - 1
+    layer = work.model.n_layers - 1
     norms = work.model.w_out(layer)[list(neurons)].double().norm(dim=-1).cpu().numpy()
-    rows = [(at, head, method, neuron) for method in methods for at, head in heads for neuron in neurons]
-    return pl.DataFrame(rows, schema=["layer", "head", "method", "neuron"], orient="row").with_columns(
+    alone = [chosen.heads[0] for chosen in heads]
+    rows = [(at, head, method, neuron) for method in methods for at, head in alone for neuron in neurons]
+    frame = pl.DataFrame(rows, schema=["layer", "head", "method", "neuron"], orient="row").with_columns(
         *(pl.Series(name, values).fill_nan(None) for name, values in clusters.interval(matrix, "change").items()),
         neuron_layer=pl.lit(layer),
         norm=pl.Series(np.tile(norms, len(methods) * len(heads))),
         n_sequences=pl.lit(len(matrix)),
     )
+    return check_frame(frame, "head_neurons")
 
 
 def _empty(name: str) -> pl.DataFrame:

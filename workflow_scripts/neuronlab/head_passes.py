@@ -21,7 +21,6 @@ from neuronlab.attention import (
     Means,
     Method,
     ablated_pass,
-    all_heads,
     check_reproduced,
     clean_pass,
     mean_outputs,
@@ -116,10 +115,9 @@ class Work:
         return Effects(clean_values, change)
 
     def matrix(
-        self, methods: Sequence[Method], means: Means | None, neurons: Sequence[int]
+        self, methods: Sequence[Method], means: Means | None, neurons: Sequence[int], heads: Sequence[HeadSet]
     ) -> Float[Array, "sequences method head neuron"]:
-        """Mean change of each neuron's activation over the last copy, by head (all of the model, each alone)."""
-        heads = [HeadSet((head,)) for head in all_heads(self.model)]
+        """Mean change of each neuron's activation over the last copy, by head (each alone)."""
         found = np.zeros((len(self.repetitions), len(methods), len(heads), len(neurons)))
         if not neurons:
             return found

@@ -36,6 +36,9 @@ def prepare(
     the largest |value| on a highlighted neuron. Neurons by set and rank, and never chosen by their values: controls
     would look more alike otherwise. The first `neurons` highlighted ones and the first `others` of the rest stay.
     """
+    # The best head is held against every neuron of the layer; shown are those that all heads are held against.
+    heads_of = pl.struct("layer", "head").n_unique().over("neuron")
+    head_neurons = head_neurons.filter(heads_of == heads_of.max())
     layer = int(head_neurons["neuron_layer"].max()) if len(head_neurons) else 0
     members = groups.group_neurons(selection, layer)
     frame = (
