@@ -370,6 +370,7 @@ rule draw_decision_boundaries:
     input:
         states=decoded("states"),
         decoded=decoded("decoded"),
+        conflicts=f"{KNOWLEDGE}/conflicts.parquet",
         variants=f"{KNOWLEDGE}/variants.parquet",
     output:
         figures=in_report(
@@ -389,7 +390,6 @@ rule draw_decision_boundaries:
     params:
         code=library("draw_decision_boundaries"),
         replacement=COPY["replacements"][0],
-        level=ABLATE["level"],
     script:
         "../workflow_scripts/draw_decision_boundaries.py"
 
@@ -399,6 +399,7 @@ rule draw_log_ratio_changes:
     input:
         states=decoded("states"),
         decoded=decoded("decoded"),
+        conflicts=f"{KNOWLEDGE}/conflicts.parquet",
         variants=f"{KNOWLEDGE}/variants.parquet",
     output:
         figures=in_report(f"{KNOWLEDGE}/figures/log_ratio_changes", "log_ratio_changes"),
@@ -417,5 +418,7 @@ rule draw_log_ratio_changes:
         code=library("draw_log_ratio_changes"),
         replacement=COPY["replacements"][0],
         level=ABLATE["level"],
+        resamples=ABLATE["resamples"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/draw_log_ratio_changes.py"

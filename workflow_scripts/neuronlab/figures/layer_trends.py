@@ -1,4 +1,4 @@
-"""How the norm of the output weights, LogitVar and rho vary over the layers (study B, per-layer measures).
+"""How the norm of the output weights, LogitVar and rho vary over the layers (study B, its optional measures).
 
 In many models neurons that write into the null space of W_U occur in the last layers alone.
 """

@@ -1,4 +1,4 @@
-"""Norm of the output weights against LogitVar, a small panel for every layer (study B, figure 6).
+"""Norm of the output weights against LogitVar, a small panel for every layer (as study B looks at them).
 
 All panels share their axes: neurons far to the right and far down are a matter of the last layers, or they are not.
 """
