@@ -12,4 +12,5 @@ with job(snakemake):
         scores=snakemake.input.scores,
         control_tests=snakemake.input.control_tests,
         tables=snakemake.output.tables,
+        level=snakemake.params.level,
     )

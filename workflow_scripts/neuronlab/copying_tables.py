@@ -80,7 +80,7 @@ def write_copying_tables(
         "transitions": transitions_table(moves, replacement, level, where, named),
         "transition_counts": counts_table(moves, where, named),
         "global_scores": scores_table(read_table(scores, "copying_scores"), tests, level, where, named),
-        "selected_neurons": neurons_table(read_table(sets, "copying_sets"), *weights, model),
+        "selected_neurons": neurons_table(read_table(sets, "copying_sets"), *weights, named),
         "examples": examples_table(read_table(examples, "copying_examples"), replacement, where, named),
     }
     write_paper_tables({name: [table] for name, table in found.items()}, tables)
@@ -168,7 +168,7 @@ def scores_table(scores: pl.DataFrame, tests: pl.DataFrame, level: float, where:
     return Table(tuple(columns), tuple(sections), "Global scores by replacement", caption, label(*named, "scores"))
 
 
-def neurons_table(sets: pl.DataFrame, neurons: pl.DataFrame, null_space: pl.DataFrame, model: str) -> Table:
+def neurons_table(sets: pl.DataFrame, neurons: pl.DataFrame, null_space: pl.DataFrame, named: Sequence[str]) -> Table:
     """Norm, LogitVar and rho (for each size of the null space) of the neurons that were replaced."""
     sizes = null_space.select("k", "k_rule").unique().sort("k_rule", "k", descending=[True, False]).rows()
     columns = [TableColumn("set", left=True), TableColumn("neuron"), TableColumn("norm"), TableColumn("LogitVar")]
@@ -192,10 +192,10 @@ def neurons_table(sets: pl.DataFrame, neurons: pl.DataFrame, null_space: pl.Data
     caption = (
         "Replaced neurons, as layer.neuron: norm of the output weights, LogitVar (variance over the vocabulary of "
         "their cosines with the columns of the unembedding), and \N{GREEK SMALL LETTER RHO}, the share of the norm in "
-        f"the k bottom singular directions of the unembedding. Model {model}."
+        f"the k bottom singular directions of the unembedding. Model {named[0]}."
     )
     title = "Selected neurons"
-    return Table(tuple(columns), tuple(sections), title, caption, label(model, "neurons"), "No neurons were selected.")
+    return Table(tuple(columns), tuple(sections), title, caption, label(*named, "neurons"), "No neurons were selected.")
 
 
 def examples_table(examples: pl.DataFrame, replacement: str, where: str, named: Sequence[str]) -> Table:
