@@ -154,9 +154,10 @@ def conflict_frame(
 
 
 def fits(n_ctx: int | None, new_tokens: int) -> pl.Expr:
-    """Whether a prompt leaves room in the context for the continuation and for either object; the last token of
+    """Whether a prompt leaves room in the context for the continuation and for either object.
 
-    these is never fed to the model."""
+    The last token of these is never fed to the model.
+    """
     if n_ctx is None:
         return pl.lit(True)
     room = pl.max_horizontal(
