@@ -112,7 +112,7 @@ def _character(character: str) -> str:
         return rf"\{ACCENTS[marks[0]]}{{{base}}}"
     if unicodedata.category(character) in ("Zs", "Zl", "Zp"):
         return " "
-    return rf"{{[}}U+{ord(character):04X}]"
+    return rf"{{[}}U+{ord(character):04X}]\allowbreak{{}}"
 
 
 def latex_floats(tables: list[Table]) -> str:
