@@ -326,6 +326,12 @@ def test_figure_is_written(tables: Tables, tmp_path: Path) -> None:
     ):
         assert said in text
     assert "NaN" not in text.replace("is NaN", "").replace("are NaN", "")
+    nobody = read_table(tables.path("published"), "published_copying").with_columns(
+        ours=pl.when(pl.col("measure") == "count_nd").then(0.0).otherwise("ours")
+    )
+    saving.save(figure.chart(nobody, model="gpt2", facts="pararel"), [paths[0]])
+    assert "NaN" not in paths[0].read_text().replace("is NaN", "").replace("are NaN", "")
+    assert "Infinity" not in paths[0].read_text()
     empty = check_frame(read_table(tables.path("published"), "published_copying").clear(), "published_copying")
     saving.save(figure.chart(empty, model="gpt2", facts="pararel"), [paths[0]])
     assert "no published score" in paths[0].read_text()

@@ -56,9 +56,7 @@ def driven_by_best_head(head_neurons: pl.DataFrame, heads: pl.DataFrame, layer: 
     """
     scored = heads.filter(pl.col("score").is_not_null())
     random = scored.filter(pl.col("source") == "random")
-    ranked = (random if len(random) else scored).sort(
-        ["score", "layer", "head"], descending=[True, False, False], maintain_order=True
-    )
+    ranked = (random if len(random) else scored).sort("score", "rank", descending=[True, False], maintain_order=True)
     if ranked.is_empty():
         return []
     best = ranked.row(0, named=True)

@@ -109,11 +109,11 @@ def _same(row: dict, panel: str, label: str, series: str) -> bool:
 def _scale(panel: str, frame: pl.DataFrame) -> tuple[alt.Scale, alt.Axis]:
     """Horizontal scale and axis of a panel."""
     title = PANELS[panel]
-    if panel == "count":
-        domain = theme.log_domain(frame["value"], include=[10.0])
-        ticks = theme.log_ticks(domain)
+    if panel == "count":  # no logarithm: a label that no prompt has is a result
+        ticks = [0, *(10**power for power in range(1, 7))]
+        end = next((tick for tick in ticks[2:] if tick >= float(frame["value"].max() or 0)), ticks[-1])
         axis = alt.Axis(title=title, values=ticks, labelExpr="format(datum.value, ',')")
-        return alt.Scale(type="log", domain=domain, nice=False), axis
+        return alt.Scale(type="symlog", constant=5, domain=[-1, 1.1 * end], nice=False, clamp=True), axis
     if panel in ("percentile", "share"):
         return alt.Scale(domain=[0, 100], nice=False), alt.Axis(title=title, values=[0, 25, 50, 75, 100])
     largest = max([3.0, *(v for column in ("value", "high") for v in frame[column].drop_nulls())])
