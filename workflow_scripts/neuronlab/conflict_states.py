@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from neuronlab.ablation import LastLayer, Tokens, clean_of
-from neuronlab.group_effects import GroupLines, blocks_of_groups, group_effects, lines_of_groups
+from neuronlab.group_effects import GroupLines, blocks_of_groups, group_effects, group_entropies, lines_of_groups
 from neuronlab.kernels.interface import Clean
 from neuronlab.models import Model
 from neuronlab.prompt_batches import LastState, by_length
@@ -68,9 +68,8 @@ def prompt_entropies(
         lines = lines_of_groups(last, block, seed)
         for part, tokens in _chunks(last, root, tokens_per_chunk):
             clean = clean_of(last, tokens)
-            before = clean.entropy.cpu().numpy()[:, None]
             for one in lines:
-                entropies[part, one.group.variants] = before + group_effects(last, tokens, clean, one).entropy[0]
+                entropies[part, one.group.variants] = group_entropies(last, tokens, clean, one)
     return entropies
 
 

@@ -23,6 +23,7 @@ from neuronlab.variant_groups import VariantGroup
 
 Array = np.ndarray
 TABLES = ("decoded", "continuations", "states")
+WHOLE_ROUTES = ("clean", "total")  # of the routes, those that are a model's own
 COSTS = ("prefixes", "passes", "naive_prefixes", "near_ties")
 
 
@@ -71,6 +72,9 @@ def conflict_tables(
         tokens_per_chunk=tokens_per_chunk,
         seed=seed,
     )
+    # One number for one thing: where states are read, their kernel's, which is the more precise one.
+    whole = np.isin(np.array(rows.route), WHOLE_ROUTES)
+    entropies[rows.prompt[whole], rows.variant[whole]] = rows.entropy[whole]
     continuations = continuations_frame(mine, found, model.tokenizer)
     tables = {
         "decoded": decoded_frame(mine, found, continuations, entropies),

@@ -16,7 +16,7 @@ from neuronlab.replacements import ActivationStatistics
 from neuronlab.tables import Provenance, read_table, write_table
 
 # Logits that numba must be worth its compilation for, some seconds: a shard's prompts x variants x vocabulary.
-MANY_LOGITS = 1e9
+MANY_LOGITS = 1e10
 
 
 def decode_conflicts(

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from neuronlab.ablation import LastLayer, Products, Tokens, coefficients_of, products_of, run_kernel
 from neuronlab.joint import clean_part
-from neuronlab.kernels import brute_force
+from neuronlab.kernels import brute_force, entropy_kernel
 from neuronlab.kernels.interface import Clean, Coefficients, Directions, Effects, directions
 from neuronlab.synthetic_sets import synthetic_directions, synthetic_factors, synthetic_move
 from neuronlab.variant_groups import VariantGroup
 
+Array = np.ndarray
 BUDGET = {"cpu": 4 * 2**20, "cuda": 2 * 2**30}  # bytes of logits that tokens x variants write, alive at once
 
 
@@ -111,6 +112,18 @@ def group_effects(
         here = Coefficients(factors.A[:, part], factors.B[:, part], factors.frozen, C)
         parts.append(run_kernel(last, clean_part(clean, part), Directions(own, nothing, nothing), here, ranked=ranked))
     return brute_force.joined(parts)
+
+
+def group_entropies(
+    last: LastLayer, tokens: Tokens, clean: Clean, lines: GroupLines
+) -> Float64[Array, "tokens variants"]:
+    """Entropies (nats) under the group's variants, by the cheapest kernel that there is; arguments as before."""
+    plain = last.readout.softcap is None and last.readout.post_gain is None
+    if last.kernel != "torch" or not plain:
+        return clean.entropy.cpu().numpy()[:, None] + group_effects(last, tokens, clean, lines).entropy[0]
+    delta = deltas(last, tokens, lines.group)
+    factors = group_coefficients(last, tokens, lines, delta, ("total",))
+    return entropy_kernel.entropies(clean, delta, lines.U, factors).cpu().numpy()
 
 
 def deltas(last: LastLayer, tokens: Tokens, group: VariantGroup) -> Float64[Tensor, "tokens variants k"]:

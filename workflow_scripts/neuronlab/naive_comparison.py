@@ -13,15 +13,14 @@ import torch
 from neuronlab.ablation import LastLayer
 from neuronlab.bridge_parts import hooked_forward
 from neuronlab.conflict_prompts import Conflicts, label_fixed
-from neuronlab.conflict_tables import conflict_tables, inspected
+from neuronlab.conflict_tables import WHOLE_ROUTES, conflict_tables, inspected
 from neuronlab.models import Model
 from neuronlab.naive_decoding import generate, variant_hooks
 from neuronlab.schemas import SCHEMAS
 from neuronlab.variant_groups import CLEAN, VariantGroup
 
 ROWS = {column: spec.dtype for column, spec in SCHEMAS["decoding_verification"].items()}
-# Of the table "states", what a hook on the activations can show.
-WHOLE_ROUTES = ("clean", "total")
+# What states hold that a hook on the activations can show.
 LOG_PROBS = ("log_prob_ck", "log_prob_pk", "log_prob_nd", "object_log_prob_ck", "object_log_prob_pk")
 
 

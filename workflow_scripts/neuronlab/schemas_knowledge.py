@@ -187,11 +187,13 @@ KNOWLEDGE: dict[str, Schema] = {
     | VARIANT
     | {
         "tier": Column(STR, "generation (hooks, float64, variant by variant) or readout (entropy, log-probabilities)"),
-        "quantity": Column(STR, "tokens, entropy, log_prob_ck, log_prob_pk, log_prob_nd"),
+        "quantity": Column(
+            STR, "tokens, entropy, log_prob_ck, log_prob_pk, log_prob_nd, object_log_prob_ck, object_log_prob_pk"
+        ),
         "fast": Column(F64, "value by the shared prefix tree; tokens: how many were generated"),
         "brute_force": Column(F64, "value by brute force; tokens: how many of them agree, from the first"),
         "error": Column(F64, "|difference|; tokens: gap of the two best logits where they part, 0 if they never do"),
-        "tolerance": Column(F64, "as configured"),
+        "tolerance": Column(F64, "as configured; readout: and the rounding of the model's own precision"),
         "passed": Column(BOOL, "error <= tolerance"),
     },
     "class_counts": {
