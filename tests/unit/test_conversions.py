@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from statistics import stdev
 
 import numpy as np
 import pytest
@@ -95,7 +96,10 @@ def test_place_among_controls_against_a_loop(value: float, controls: list[float]
     assert place.percentile == pytest.approx(100 - rank if stays else rank)
     assert place.control_max == max(controls)
     assert place.control_mean == pytest.approx(np.mean(controls))
-    assert (place.control_sd is None) == (len(controls) == 1)
+    if len(controls) == 1:
+        assert place.control_sd is None
+    else:
+        assert place.control_sd == pytest.approx(stdev(controls), abs=1e-12)
 
 
 def test_p_value_is_never_zero_and_no_percentile() -> None:

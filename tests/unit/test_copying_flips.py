@@ -114,9 +114,14 @@ def test_incomplete_states_are_refused(tmp_path: Path, variant: int, twice: bool
         read_changes(write(tmp_path, states), WORLD.n_prompts, SELECTED)
 
 
-def test_margin_takes_the_boundaries_of_the_clean_label() -> None:
-    changes = np.array([[9.0, 1.0, -2.0, 4.0]] * 3)  # entropy, ck_pk, nd_ck, nd_pk
-    np.testing.assert_array_equal(margin(changes, np.array([0, 1, 2], np.int8)), [2, 4, 4])
+@pytest.mark.parametrize(
+    ("ck_pk", "nd_ck", "nd_pk", "expected"), [(1.0, -2.0, 0.5, [2, 2, 1]), (-3.0, 0.5, 2.0, [3, 2, 3])]
+)
+def test_margin_takes_the_boundaries_of_the_clean_label(
+    ck_pk: float, nd_ck: float, nd_pk: float, expected: list[float]
+) -> None:
+    changes = np.array([[9.0, ck_pk, nd_ck, nd_pk]] * 3)  # the entropy first
+    np.testing.assert_array_equal(margin(changes, np.array([0, 1, 2], np.int8)), expected)
 
 
 def auc_by_hand(values: np.ndarray, changed: np.ndarray) -> float:

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 from fake_copying import SCORES, World, score, tables, write_inputs
-from neuronlab.copying_breakdowns import SubsetError
+from neuronlab.copying_breakdowns import SubsetError, count_classes
 from neuronlab.copying_examples import ExampleError, choose_examples
 from neuronlab.copying_scores import ScoreError
 from neuronlab.decoded_labels import Decoded
+from neuronlab.fact_bootstrap import FactBootstrap
 from neuronlab.schemas_knowledge import LABELS
 from neuronlab.tables import read_provenance, write_table
 
@@ -229,7 +230,7 @@ def test_examples_differ_in_transition_then_relation_then_size() -> None:
 
 
 def test_other_replacements_fill_up_the_examples() -> None:
-    found = flipping([(0, 2), (1, 1), (2, 2)], [0.1, 0, 0])
+    found = flipping([(1, 2), (1, 1), (2, 2)], [0.1, 0, 0])  # under `zero` all three flip
     chosen = choose_examples(found, TWO, ["a", "b", "c"], ["mean", "zero"], 9)
     assert [(example.replacement, example.prompt) for example in chosen] == [("mean", 0), ("zero", 1), ("zero", 2)]
     assert not choose_examples(found, TWO, ["a", "b", "c"], ["mean", "zero"], 0)
@@ -248,3 +249,32 @@ def test_scoring_loads_no_torch() -> None:
     program = "import sys, neuronlab.copying_scores; sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
     root = Path(__file__).parents[2] / "workflow_scripts"
     assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(root)}, check=False).returncode == 0
+
+
+def test_prompts_count_by_themselves_and_not_by_their_objects() -> None:
+    """B defect 8: a dictionary by object kept the last of duplicates, and every fact was taken to have 3 counters."""
+    fact = [0, 0, 0, 1, 2, 2]  # 3, 1 and 2 counter-objects
+    same = {"counter": ["Rome"] * 6, "answer": ["Paris"] * 6, "subset": ["a", "a", "a", "a", None, None]}
+    prompts = pl.DataFrame({"prompt": range(6), "fact": fact} | same)
+    clean = np.array([0, 1, 2, 0, 0, 2], np.int8)
+    counts = count_classes(clean, prompts, FactBootstrap.of(np.array(fact), 50, 0.95, 0))
+    found = counts.select("subset", "label", "n_prompts", "n_facts", "n").rows()
+    assert found == [
+        ("all", "CK", 6, 3, 3),
+        ("all", "ND", 6, 3, 1),
+        ("all", "PK", 6, 3, 2),
+        ("a", "CK", 4, 2, 2),
+        ("a", "ND", 4, 2, 1),
+        ("a", "PK", 4, 2, 1),
+    ]
+
+
+def test_examples_of_the_same_objects_keep_their_own_texts(tmp_path: Path) -> None:
+    """B defect 8: what two prompts share is no key."""
+    same = tmp_path / "same.parquet"
+    write_table(SMALL.conflicts.with_columns(counter=pl.lit("X"), answer=pl.lit("Y")), same, "conflicts")
+    examples = score(SMALL, tmp_path / "run", conflicts=same)["copying_examples"]
+    texts = {(p, label): text for p, _, _, text, _, label in SMALL.continuations.iter_rows()}
+    assert len(examples) == 12
+    for row in examples.iter_rows(named=True):
+        assert row["text_after"] == texts[row["prompt"], row["after"]]

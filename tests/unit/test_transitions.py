@@ -105,3 +105,27 @@ def test_controls_are_those_of_the_same_selection_kind_and_replacement() -> None
         assert row["n_controls"] == len(controls)
         assert row["control_mean"] == pytest.approx(controls.mean()) if len(controls) else row["control_mean"] is None
         assert row["control_sd"] == (pytest.approx(controls.std(ddof=1)) if len(controls) > 1 else None)
+
+
+def test_intervals_are_those_of_facts_drawn_anew() -> None:
+    """Every resample scored from its prompts, laid side by side."""
+    world = World(n_facts=20, uniform=0, norm_matched=0, synthetic=0, doses=0, flip=0.5, selections=("entropy",))
+    labels, entropy = world.simulated
+    bootstrap = FactBootstrap.of(np.arange(world.n_prompts) // world.counters, 200, 0.9, 5)
+    variants = world.variants.filter(pl.col("variant") == 1)
+    transitions, scores = score_variants(labels, entropy, variants, bootstrap)
+    ck, change = [], []
+    for weights in bootstrap.weights:
+        rows = np.concatenate([np.arange(3) + 3 * fact for fact in np.repeat(np.arange(20), weights.astype(int))])
+        before, after = labels[0, rows], labels[1, rows]
+        ck.append((after[before != 0] == 0).mean())
+        cell = (before == 1) & (after == 0)
+        change.append((entropy[1, rows] - entropy[0, rows])[cell].mean() if cell.any() else np.nan)
+    row = scores.row(by_predicate=pl.col("measure") == "cr_ck", named=True)
+    assert [row["value_low"], row["value_high"]] == pytest.approx(np.quantile(ck, [0.05, 0.95]))
+    row = transitions.row(by_predicate=(pl.col("before") == "ND") & (pl.col("after") == "CK"), named=True)
+    assert row["entropy_change"] < 0
+    assert np.isnan(change).mean() < 0.05
+    assert [row["entropy_change_low"], row["entropy_change_high"]] == pytest.approx(
+        np.nanquantile(change, [0.05, 0.95])
+    )
