@@ -18,11 +18,9 @@ import numpy as np
 import polars as pl
 
 from neuronlab.copying_controls import CopyingSetError, Layer, draw_norm_matched, draw_uniform
-from neuronlab.copying_variants import make_variants, read_groups
+from neuronlab.copying_variants import make_variants
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import Provenance, read_table, write_table
-
-__all__ = ["CopyingSetError", "read_groups", "select_copying_sets"]
 
 INDUCTION_DRIVEN = "induction_driven"
 KEY = "context_copying.selections"

@@ -110,10 +110,10 @@ def _scale(panel: str, frame: pl.DataFrame) -> tuple[alt.Scale, alt.Axis]:
     """Horizontal scale and axis of a panel."""
     title = PANELS[panel]
     if panel == "count":  # no logarithm: a label that no prompt has is a result
-        ticks = [0, *(10**power for power in range(1, 7))]
-        end = next((tick for tick in ticks[2:] if tick >= float(frame["value"].max() or 0)), ticks[-1])
+        end = 1.2 * max(10.0, float(frame["value"].max() or 0))
+        ticks = [0, *(10**power for power in range(1, 8) if 10**power <= end)]
         axis = alt.Axis(title=title, values=ticks, labelExpr="format(datum.value, ',')")
-        return alt.Scale(type="symlog", constant=5, domain=[-1, 1.1 * end], nice=False, clamp=True), axis
+        return alt.Scale(type="symlog", constant=5, domain=[-1, end], nice=False, clamp=True), axis
     if panel in ("percentile", "share"):
         return alt.Scale(domain=[0, 100], nice=False), alt.Axis(title=title, values=[0, 25, 50, 75, 100])
     largest = max([3.0, *(v for column in ("value", "high") for v in frame[column].drop_nulls())])
