@@ -40,7 +40,7 @@ def check_structure(tex: str) -> None:
     assert plain.count("{") == plain.count("}")
     for table in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", tex, flags=re.DOTALL):
         specification = table.split("\n", 1)[0]
-        columns = len(re.findall(r"[lr]|p\{", re.sub(r"@\{\}|>\{.*?\}(?=p)|\d\.\d+\\linewidth", "", specification)))
+        columns = len(re.findall(r"[lr]|p\{", re.sub(r"@\{\}|>\{.*?\}(?=p\{)|\d\.\d+\\linewidth", "", specification)))
         for row in body_rows(table):
             spans = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", " ".join(row)))
             assert len(row) + spans == columns, row

@@ -202,8 +202,8 @@ def examples_table(examples: pl.DataFrame, replacement: str, where: str, named: 
     """Prompts whose label changes, with what the model writes before and after, and the entropies."""
     columns = (
         TableColumn("prompt", text=True, width=0.26),
-        TableColumn("context says", text=True, width=0.10),
-        TableColumn("model says", text=True, width=0.10),
+        TableColumn("context says", text=True, width=0.13),
+        TableColumn("model says", text=True, width=0.13),
         TableColumn("before", text=True, width=0.14),
         TableColumn("after", text=True, width=0.14),
         TableColumn("H (nats)", left=True),

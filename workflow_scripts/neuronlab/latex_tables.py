@@ -165,7 +165,8 @@ def _float(table: Table, sections: list[tuple[Row, ...]], part: int) -> str:
 
 def _alignment(column: TableColumn) -> str:
     if column.text:
-        return rf">{{\raggedright\arraybackslash}}p{{{column.width:.3f}\linewidth}}"
+        # Without the space in front, TeX would not hyphenate a cell's first word.
+        return rf">{{\raggedright\arraybackslash\hspace{{0pt}}}}p{{{column.width:.3f}\linewidth}}"
     return "l" if column.left else "r"
 
 
