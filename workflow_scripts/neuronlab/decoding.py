@@ -138,6 +138,7 @@ class _Tree:
         self.model, self.last, self.table = model, last, table
         self.new_tokens, self.finished, self.batch_size, self.tie = new_tokens, finished, batch_size, tie
         self.costs = Costs()
+        self.over: dict[tuple[int, ...], bool] = {}  # the same answers end in many prompts
         self.found: dict[int, list[Node]] = {}  # leaves of each prompt
 
     def decode(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> LastState:
@@ -151,13 +152,19 @@ class _Tree:
             stack += self.grow(extend(self.model, one.before, one.rows, tokens), one.nodes)
         return root.state.to(self.last.device)
 
+    def ended(self, generated: tuple[int, ...]) -> bool:
+        """Whether a continuation is over; asked once for all prompts and variants."""
+        if generated not in self.over:
+            self.over[generated] = len(generated) == self.new_tokens or ended(self.model, generated, self.finished)
+        return self.over[generated]
+
     def grow(self, prefixes: Prefixes, nodes: Sequence[Node]) -> list[Waiting]:
         """Choose every variant's next token; what is to be run next."""
         self.costs.passes += 1
         self.costs.prefixes += len(nodes)
         counts = [len(node.variants) for node in nodes]
         device = self.last.device
-        choice = choose(
+        token, near = choose(
             self.last,
             self.table,
             prefixes.state.to(device),
@@ -166,14 +173,14 @@ class _Tree:
             tie=self.tie,
         )
         self.costs.naive_prefixes += sum(counts)
-        self.costs.near_ties += int(choice.near.sum())
+        self.costs.near_ties += int(near.sum())
         rows: list[int] = []
         children: list[Node] = []
-        taken = np.split(choice.token.cpu().numpy(), np.cumsum(counts)[:-1])
+        taken = np.split(token.cpu().numpy(), np.cumsum(counts)[:-1])
         for row, (node, tokens) in enumerate(zip(nodes, taken, strict=True)):
             for token in np.unique(tokens).tolist():
                 child = Node(node.prompt, (*node.generated, token), node.variants[tokens == token])
-                if len(child.generated) == self.new_tokens or ended(self.model, child.generated, self.finished):
+                if self.ended(child.generated):
                     self.found.setdefault(node.prompt, []).append(child)
                 else:
                     rows.append(row)

@@ -11,28 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuronlab.ablation import LastLayer, readout_dtype
+from neuronlab.kernels.choice_interface import Lines
 from neuronlab.kernels.interface import directions
 from neuronlab.prompt_batches import DecodingError
 from neuronlab.synthetic_sets import check_synthetic, synthetic_directions
 from neuronlab.variant_groups import CLEAN, VariantGroup
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Directions and the logits U that they write, each once.
-
-    Attributes:
-        w: directions, float64, centred where the norm centres.
-        raw: raw weights of true neurons (zeros for synthetic directions), where a norm follows the MLP.
-        U: logits; float64 unless that would be too large.
-        low, high: smallest and largest logit of each, float64.
-    """
-
-    w: Float[Tensor, "lines d"]
-    raw: Float[Tensor, "lines d"] | None
-    U: Float[Tensor, "lines vocab"]
-    low: Float[Tensor, " lines"]
-    high: Float[Tensor, " lines"]
 
 
 @dataclass(frozen=True)
@@ -67,15 +50,20 @@ class VariantTable:
     """All variants, the clean one included.
 
     Attributes:
-        neurons: those that any variant replaces, in order; the first lines are theirs.
+        lines: logits that directions write, each once; float64 unless that would be too large.
+        w: the directions, float64, centred where the norm centres.
+        raw: raw weights of the neurons, where a norm follows the MLP.
+        neurons: those that any variant replaces, in order; the first lines are theirs, the others synthetic.
         bucket, place: in which bucket each variant is, and where.
     """
 
     lines: Lines
+    w: Float[Tensor, "lines d"]
+    raw: Float[Tensor, "lines d"] | None
     buckets: tuple[Bucket, ...]
     neurons: Int[Tensor, " columns"]
-    bucket: Int[np.ndarray, " variants"]
-    place: Int[np.ndarray, " variants"]
+    bucket: Int[Tensor, " variants"]
+    place: Int[Tensor, " variants"]
 
     def __len__(self) -> int:
         return len(self.bucket)
@@ -105,7 +93,9 @@ def tabulate(last: LastLayer, groups: Sequence[VariantGroup], seed: int) -> Vari
         written = list(range(first, first + len(own))) if synthetic else own
         first += len(own) if synthetic else 0
         members.setdefault((synthetic, len(own)), []).append((group, written))
-    lines = _lines(last, neurons, turned)
+    readout = last.readout
+    w = torch.cat([readout.centre(last.w[neurons].double()), *turned])
+    raw = None if readout.post_gain is None else last.raw[neurons].double()
     bucket, place = np.zeros(total, np.int64), np.zeros(total, np.int64)
     buckets = []
     for number, ((synthetic, _), found) in enumerate(sorted(members.items(), key=lambda item: item[0])):
@@ -114,9 +104,16 @@ def tabulate(last: LastLayer, groups: Sequence[VariantGroup], seed: int) -> Vari
             numbers = [np.array([CLEAN]), *numbers]
         chosen = np.concatenate(numbers)
         bucket[chosen], place[chosen] = number, np.arange(len(chosen))
-        buckets.append(_bucket(last, lines, column, found, synthetic, clean=number == 0))
-    index = torch.tensor(neurons, dtype=torch.long, device=last.device)
-    return VariantTable(lines, tuple(buckets), index, bucket, place)
+        buckets.append(_bucket(w, raw, column, found, synthetic, clean=number == 0))
+    return VariantTable(
+        lines=Lines.of_logits(directions(readout, w, dtype=readout_dtype(len(w), readout.vocab)).U),
+        w=w,
+        raw=raw,
+        buckets=tuple(buckets),
+        neurons=torch.tensor(neurons, dtype=torch.long, device=last.device),
+        bucket=torch.from_numpy(bucket).to(last.device),
+        place=torch.from_numpy(place).to(last.device),
+    )
 
 
 def _check(last: LastLayer, groups: Sequence[VariantGroup]) -> int:
@@ -148,24 +145,9 @@ def _check(last: LastLayer, groups: Sequence[VariantGroup]) -> int:
     return len(numbers) + 1
 
 
-def _lines(last: LastLayer, neurons: Sequence[int], turned: Sequence[Tensor]) -> Lines:
-    readout = last.readout
-    chosen = list(neurons)
-    w = torch.cat([readout.centre(last.w[chosen].double()), *turned])
-    if len(w):
-        U = directions(readout, w, dtype=readout_dtype(len(w), readout.vocab)).U
-    else:
-        U = torch.zeros(0, readout.vocab, dtype=torch.float64, device=w.device)
-    raw = None
-    if readout.post_gain is not None:
-        raw = torch.zeros_like(w)
-        raw[: len(chosen)] = last.raw[chosen].double()
-    return Lines(w, raw, U, U.amin(1).double(), U.amax(1).double())
-
-
 def _bucket(
-    last: LastLayer,
-    lines: Lines,
+    w: Float[Tensor, "lines d"],
+    raw: Float[Tensor, "neurons d"] | None,
     column: dict[int, int],
     found: Sequence[tuple[VariantGroup, list[int]]],
     synthetic: bool,
@@ -176,7 +158,7 @@ def _bucket(
     size = len(found[0][1]) if found else 0
 
     def index(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows k"]:
-        return torch.tensor(rows, dtype=torch.long, device=last.device).reshape(len(rows), size)
+        return torch.tensor(rows, dtype=torch.long, device=w.device).reshape(len(rows), size)
 
     counts = [len(group.variants) for group, _ in found]
     repeated = [g for g, count in enumerate(counts) for _ in range(count)]
@@ -187,7 +169,7 @@ def _bucket(
         own, written = (torch.cat([part.new_zeros(1, 0), part]) for part in (own, written))
         values = np.concatenate([np.zeros((1, 0)), values])
         repeated = [0, *(g + 1 for g in repeated)]
-    group = torch.tensor(repeated, dtype=torch.long, device=last.device)
+    group = torch.tensor(repeated, dtype=torch.long, device=w.device)
 
     def gram(rows: Int[Tensor, "groups k"], of: Float[Tensor, "lines d"]) -> Float[Tensor, "groups k k"]:
         return of[rows] @ of[rows].transpose(1, 2)
@@ -196,9 +178,9 @@ def _bucket(
         synthetic=synthetic,
         own=own[group],
         written=written[group],
-        values=torch.from_numpy(values).to(last.device),
+        values=torch.from_numpy(values).to(w.device),
         group=group,
-        own_gram=gram(own, lines.w),
-        written_gram=gram(written, lines.w) if synthetic else None,
-        raw_gram=None if lines.raw is None else gram(own, lines.raw),
+        own_gram=gram(own, w),
+        written_gram=gram(written, w) if synthetic else None,
+        raw_gram=None if raw is None else gram(own, raw),
     )
