@@ -269,8 +269,9 @@ def test_nothing_left_names_the_filter_that_took_the_last_facts(tmp_path: Path, 
     for name, frame in zip(names, frames(rows), strict=True):
         write_table(frame, tmp_path / f"{name}.parquet", name)
     paths = {name: tmp_path / f"{name}.parquet" for name in names}
-    with pytest.raises(FilterError, match=message):
+    with pytest.raises(FilterError, match=message) as error:
         filter_answers(**paths, filtered=tmp_path / "filtered.parquet", filters=FILTERS, similarity=0.8)
+    assert "Answers that are the knowledge base's object: 0." in str(error.value)
     assert not (tmp_path / "filtered.parquet").exists()
 
 

@@ -49,7 +49,8 @@ REMEDIES = {
     "example": "leave 'example' out of context_copying.filters, or choose another context_copying.template",
     "overlap": "leave 'overlap' out of context_copying.filters, or give relations with common subjects or objects one "
     "relation_group",
-    "lonely": "raise facts.<facts>.max_facts, or give relations with more facts: each needs two different answers",
+    "lonely": "raise facts.<facts>.max_facts, or give relations with more facts: each needs two different answers; "
+    "or take another model",
 }
 
 
@@ -78,13 +79,11 @@ def filter_answers(
         FilterError: nothing is left, or an unknown filter.
         TableError: a table is missing or damaged.
     """
-    known = read_table(facts, "facts")
-    table = filtered_facts(
-        known, read_table(relations, "relations"), read_table(answers, "answers"), filters, similarity
-    )
+    known, answered = read_table(facts, "facts"), read_table(answers, "answers")
+    table = filtered_facts(known, read_table(relations, "relations"), answered, filters, similarity)
     steps = funnel_steps(known, table, filters)
     print("; ".join(f"{step}: {n} facts" for step, n in steps.select("step", "n_facts").iter_rows()))
-    refuse_nothing_left(steps)
+    refuse_nothing_left(steps, n_correct=answered["correct"].sum())
     write_table(table, filtered, "filtered", provenance)
 
 
@@ -220,8 +219,12 @@ def funnel_steps(facts: pl.DataFrame, filtered: pl.DataFrame, filters: Sequence[
     return pl.DataFrame([row | {"n_prompts": None} for row in rows], schema=schema)
 
 
-def refuse_nothing_left(steps: pl.DataFrame) -> None:
+def refuse_nothing_left(steps: pl.DataFrame, n_correct: int | None = None) -> None:
     """Raise if no fact is left after the last step.
+
+    Args:
+        steps: table "funnel".
+        n_correct: answers that are the knowledge base's object, where that is known: a model may know nothing.
 
     Raises:
         FilterError: naming the step that took the last facts, the number after every step, and the config key.
@@ -231,8 +234,9 @@ def refuse_nothing_left(steps: pl.DataFrame) -> None:
     numbers = "; ".join(f"{step}: {n}" for step, n in steps.select("step", "n_facts").iter_rows())
     step = steps.filter(n_facts=0).row(0, named=True)
     reason = {name: reason for reason, name in STEPS.items()}.get(step["step"], step["step"])
+    known = "" if n_correct is None else f" Answers that are the knowledge base's object: {n_correct}."
     remedy = REMEDIES.get(reason, "give a knowledge base with facts")
     raise FilterError(
         f"context_copying: no fact is left after the step '{step['step']}' ({step['meaning']}). Facts left after every "
-        f"step: {numbers}. {remedy[0].upper()}{remedy[1:]}"
+        f"step: {numbers}.{known} {remedy[0].upper()}{remedy[1:]}"
     )
