@@ -78,7 +78,8 @@ def statement(row: dict) -> str:
     else:
         half = max((row["high"] - row["low"]) / 2, 1e-12)
         places = int(np.clip(1 - np.floor(np.log10(half)), 0, 6))
-        text = f"{row['label']} {row['mean']:+.{places}f} [{row['low']:+.{places}f}, {row['high']:+.{places}f}]"
+        mean, low, high = (f"{round(row[name], places) + 0.0:+.{places}f}" for name in ("mean", "low", "high"))
+        text = f"{row['label']} {mean} [{low}, {high}]"
     return text.replace("-", theme.MINUS)
 
 
