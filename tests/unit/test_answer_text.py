@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from neuronlab.answer_text import CONTEXT, DELIMITERS, NEITHER, PARAMETRIC, label_answer, same_words, split_answer
 
@@ -35,6 +35,7 @@ def test_answer_ends_before_the_first_delimiter(continuation: str, answer: str, 
     assert split_answer(continuation) == (answer, ended)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_answer_is_what_a_scan_from_the_left_finds(continuation: str) -> None:
     scanned = ""
@@ -47,6 +48,7 @@ def test_answer_is_what_a_scan_from_the_left_finds(continuation: str) -> None:
     assert split_answer(continuation) == (scanned.strip(), ended)
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_an_ended_answer_never_changes_with_more_text(continuation: str, more: str) -> None:
     answer, ended = split_answer(continuation)
@@ -54,6 +56,7 @@ def test_an_ended_answer_never_changes_with_more_text(continuation: str, more: s
         assert split_answer(continuation + more) == (answer, True)
 
 
+@settings(deadline=None)
 @given(OBJECTS, OBJECTS)
 def test_an_object_counts_whatever_its_case_and_what_follows(object_: str, rest: str) -> None:
     assert same_words(object_.swapcase(), object_)
@@ -62,12 +65,14 @@ def test_an_object_counts_whatever_its_case_and_what_follows(object_: str, rest:
     assert not same_words(object_, "  ")
 
 
+@settings(deadline=None)
 @given(OBJECTS)
 def test_words_count_whole(object_: str) -> None:
     assert not same_words(object_ + "s", object_)
     assert not same_words("x" + object_, object_)
 
 
+@settings(deadline=None)
 @given(OBJECTS, OBJECTS, OBJECTS)
 def test_labels(answer: str, counter: str, parametric: str) -> None:
     def begins(text: str) -> bool:

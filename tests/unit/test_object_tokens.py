@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from neuronlab.object_tokens import forced_log_probs, next_log_probs, object_ids, object_log_probs, precise_readout
 from tiny_tokenizers import KINDS, WORDS, letters_only
@@ -29,6 +29,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
 @given(st.sampled_from(PROMPTS[:4]), st.lists(st.sampled_from([*WORDS, "Parisi", "x"]), min_size=1, max_size=3))
 def test_prompt_and_object_together_are_the_whole_text(kind: str, prompt: str, words: list[str]) -> None:
     tokenizer = LOADED[kind]

@@ -102,7 +102,7 @@ def make_conflicts(
     fitting = usable.filter(fits(loaded.n_ctx, new_tokens))
     drawn = draw(fitting, max_prompts, seed)
     steps = extended_funnel(steps, {"counters": usable, "context": fitting, "drawn": drawn})
-    _report(steps, chosen, counters_per_fact)
+    _report(steps, chosen, drawn, counters_per_fact)
     refuse_nothing_left(steps)
     described = describe_prompts(
         loaded, drawn["tokens"].to_list(), histogram_bins=histogram_bins, batch_size=batch_size
@@ -218,10 +218,17 @@ def _lists(ids: Sequence[Sequence[int]]) -> pl.Series:
     return pl.Series([list(one) for one in ids], dtype=pl.List(pl.Int32))
 
 
-def _report(steps: pl.DataFrame, counters: pl.DataFrame, per_fact: int) -> None:
-    """To the log: the funnel, and facts with fewer counter-objects than asked for."""
+def _report(steps: pl.DataFrame, counters: pl.DataFrame, conflicts: pl.DataFrame, per_fact: int) -> None:
+    """To the log: the funnel, facts with fewer counter-objects than asked for, objects that begin alike."""
     for step, n_facts, n_prompts in steps.select("step", "n_facts", "n_prompts").iter_rows():
         print(f"{step}: {n_facts} facts" + ("" if n_prompts is None else f", {n_prompts} prompts"), file=sys.stderr)
     fewer = counters.group_by("fact").len().filter(pl.col("len") < per_fact)
     if len(fewer):
         print(f"{len(fewer)} facts have fewer than {per_fact} counter-objects: too few answers", file=sys.stderr)
+    alike = conflicts.filter(pl.col("counter_ids").list.first() == pl.col("answer_ids").list.first())
+    if len(alike):
+        print(
+            f"in {len(alike)} prompts counter-object and answer begin with the same token: log-ratios of first tokens "
+            "are 0 there, those of whole objects are not",
+            file=sys.stderr,
+        )

@@ -49,7 +49,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     found: list[list[int]] = []
     for start in range(0, len(texts), BATCH):
         part = list(texts[start : start + BATCH])
-        found.extend(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
+        encoded = tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        found.extend(encoded["input_ids"])
     return found
 
 
