@@ -18,6 +18,7 @@ from neuronlab.answer_filters import (
     funnel_steps,
     refuse_nothing_left,
 )
+from neuronlab.answer_text import same_words
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import check_frame, read_table, write_table
 
@@ -176,6 +177,25 @@ def test_a_relation_with_one_distinct_answer_is_lonely() -> None:
     assert dropped(rows) == ["lonely", "lonely", None, None, "lonely", "containment"]
 
 
+def test_an_answer_that_begins_with_the_only_other_one_is_lonely_and_leaves_that_one_alone() -> None:
+    rows: list[Fact] = [("Ada", "r", "g", "x", "Old Town Hall"), ("Bo", "r", "g", "x", "old town")]
+    assert dropped(rows) == ["lonely", "lonely"]
+    assert dropped([*rows, ("Cy", "r", "g", "x", "Lima")]) == [None, None, None]
+
+
+def test_kept_facts_have_counter_objects_by_the_rule_that_chooses_them() -> None:
+    from neuronlab.counters import candidates_of  # loads torch
+
+    words = ["New York", "new york", "New York City", "Lima", "Oslo", "Oslo Fjord"]
+    pairs = itertools.combinations_with_replacement(words, 2)
+    rows: list[Fact] = [(f"Person{i}", f"r{i}", "g", "x", word) for i, pair in enumerate(pairs) for word in pair]
+    facts, relations, answers = frames(rows)
+    table = filtered_facts(facts, relations, answers, FILTERS, 0.8)
+    kept = table.filter(pl.col("dropped_by").is_null()).join(facts.select("fact", "relation"), on="fact")
+    assert 0 < kept.height < table.height
+    assert all(candidates_of(kept).values())
+
+
 WORDS = st.sampled_from(["ann", "Ann", "bob", "cleo", "dora", "Emil", "", "fran", "ann bob"])
 ROWS = st.lists(
     st.tuples(st.sampled_from(["ann", "bob", "gus", "hal", "ida"]), st.sampled_from(["r", "s", "t"]), WORDS, WORDS),
@@ -209,12 +229,14 @@ def brute_force(rows: list[Fact], filters: tuple[str, ...], examples: dict[str, 
         reason or ("overlap" if "overlap" in filters and overlaps(row) else None)
         for row, reason in zip(rows, alone, strict=True)
     ]
-    left = [row for row, reason in zip(rows, found, strict=True) if reason is None]
 
-    def lonely(row: Fact) -> bool:
-        return all(other[1] != row[1] or other[4].lower() == row[4].lower() for other in left)
+    def lonely(row: Fact, reasons: list[str | None]) -> bool:
+        left = [other for other, reason in zip(rows, reasons, strict=True) if reason is None and other[1] == row[1]]
+        return all(same_words(row[4], other[4]) for other in left)
 
-    return [reason or ("lonely" if lonely(row) else None) for row, reason in zip(rows, found, strict=True)]
+    for _ in rows:  # a lonely fact may leave another one alone
+        found = [reason or ("lonely" if lonely(row, found) else None) for row, reason in zip(rows, found, strict=True)]
+    return found
 
 
 @settings(max_examples=60, deadline=None)

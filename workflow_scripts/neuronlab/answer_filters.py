@@ -39,7 +39,7 @@ MEANINGS = {
     "similarity": "subject and answer are similar in spelling",
     "example": "the answer is the example's object or subject",
     "overlap": "subject or answer occurs in another group of relations",
-    "lonely": "no other answer of the relation is left",
+    "lonely": "no answer of the relation contradicts the fact's own",
 }
 STEPS = {"empty": "answered", "lonely": "counter-objects"}  # names of steps that differ from the reason
 REMEDIES = {
@@ -173,18 +173,33 @@ def overlapping(table: pl.DataFrame, passing: Bool[np.ndarray, " facts"]) -> Boo
 
 
 def without_counter(table: pl.DataFrame, passing: Bool[np.ndarray, " facts"]) -> Bool[np.ndarray, " facts"]:
-    """Which facts have no other answer of the same relation among the facts passing.
+    """Which facts have no counter-object: no answer of their relation, among facts passing, that contradicts theirs.
+
+    An answer that begins with the words of another one does not contradict it ("New York City" and "New York"): it
+    would be labelled as a copy of it. Facts without a counter-object are no counter-object themselves.
 
     Args:
         table: facts with answer and relation.
-        passing: facts whose answers can be counter-objects.
+        passing: facts that pass the filters.
     """
-    pool: dict[str, set[str]] = {}
-    rows = list(table.select("answer", "relation").iter_rows())
-    for (answer, relation), counts in zip(rows, passing, strict=True):
-        if counts:
-            pool.setdefault(relation, set()).add(same(answer))
-    return np.array([not pool.get(relation, set()) - {same(answer)} for answer, relation in rows], dtype=bool)
+    rows = [(same(answer), relation) for answer, relation in table.select("answer", "relation").iter_rows()]
+    lonely = np.zeros(len(rows), dtype=bool)
+    while True:
+        pool: dict[str, set[str]] = {}
+        for (answer, relation), counts in zip(rows, passing & ~lonely, strict=True):
+            if counts:
+                pool.setdefault(relation, set()).add(answer)
+        found = np.array([not pool.get(relation, set()) - beginnings(answer) for answer, relation in rows], dtype=bool)
+        # A smaller pool leaves more facts alone, so this ends, and wherever it starts it ends the same.
+        if (found == lonely).all():
+            return lonely
+        lonely = found
+
+
+def beginnings(text: str) -> set[str]:
+    """The text and what remains of it without its last words."""
+    words = text.split()
+    return {" ".join(words[: i + 1]) for i in range(len(words))}
 
 
 def funnel_steps(facts: pl.DataFrame, filtered: pl.DataFrame, filters: Sequence[str]) -> pl.DataFrame:
