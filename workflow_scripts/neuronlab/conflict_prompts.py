@@ -13,7 +13,7 @@ from neuronlab.models import Model
 from neuronlab.prompt_tokens import continuation_text
 
 
-class ConflictError(ValueError):
+class ConflictPromptError(ValueError):
     """Conflict prompts or tables that cannot be decoded as they are."""
 
 
@@ -41,19 +41,19 @@ class Conflicts:
         """Refuse what cannot be read out: objects without tokens, or too long for the context; foreign ids.
 
         Raises:
-            ConflictError: naming the table, the prompt and the remedy.
+            ConflictPromptError: naming the table, the prompt and the remedy.
         """
         for number, prompt, *objects in zip(self.numbers, self.prompts, self.counter_ids, self.answer_ids, strict=True):
             for name, ids in zip(("counter-object", "parametric answer"), objects, strict=True):
                 if not ids:
-                    raise ConflictError(f"{where}: the {name} of prompt {number} has no tokens; make the prompts again")
+                    raise ConflictPromptError(f"{where}: the {name} of prompt {number} has no tokens; make the prompts again")
                 if not all(0 <= token < model.d_vocab for token in ids):
-                    raise ConflictError(
+                    raise ConflictPromptError(
                         f"{where}: the {name} of prompt {number} has ids outside the vocabulary of {model.spec.where} "
                         f"({model.d_vocab} ids); they are another model's: delete the table and run again"
                     )
                 if model.n_ctx and len(prompt) + len(ids) - 1 > model.n_ctx:
-                    raise ConflictError(
+                    raise ConflictPromptError(
                         f"{where}: prompt {number} with its {name} has {len(prompt) + len(ids)} tokens, but the "
                         f"context of {model.spec.where} is {model.n_ctx}: leave the fact out"
                     )

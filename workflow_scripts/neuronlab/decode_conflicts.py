@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from neuronlab.conflict_prompts import ConflictError, Conflicts, longest_object
+from neuronlab.conflict_prompts import ConflictPromptError, Conflicts, longest_object
 from neuronlab.conflict_tables import COSTS, TABLES, conflict_tables, empty_table, inspected
 from neuronlab.copying_variants import read_groups
 from neuronlab.last_layers import last_layer_of
@@ -50,10 +50,10 @@ def decode_conflicts(
         tokens_per_chunk: places whose effects are held in memory at once; changes results by rounding at most.
 
     Raises:
-        ConflictError, DecodingError, VariantError, ReplacementError, TableError, ModelError: whatever does not fit.
+        ConflictPromptError, DecodingError, VariantError, ReplacementError, TableError, ModelError: whatever does not fit.
     """
     if not 0 <= shard < shards:
-        raise ConflictError(f"shard {shard} of {shards}: context_copying.shards must be larger than the shard's number")
+        raise ConflictPromptError(f"shard {shard} of {shards}: context_copying.shards must be larger than the shard's number")
     everything = read_table(conflicts, "conflicts")
     table = read_table(variants, "variants")
     mine = Conflicts.of_frame(everything.filter(pl.col("prompt") % shards == shard))
