@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from neuronlab.fact_bootstrap import FactBootstrap, divide
+from neuronlab.fact_bootstrap import FactBootstrap, clustered_wilson, divide
+from neuronlab.statistics import wilson_interval
 
 
 def test_division_by_nothing_is_missing() -> None:
@@ -28,8 +29,8 @@ def by_hand(bootstrap: FactBootstrap, counted: np.ndarray, eligible: np.ndarray)
 
 def test_share_resamples_whole_facts() -> None:
     rng = np.random.default_rng(0)
-    clusters = rng.integers(0, 12, 40) * 7  # any numbers
-    counted, eligible = rng.random(40) < 0.4, rng.random(40) < 0.7
+    clusters = rng.integers(0, 40, 120) * 7  # any numbers
+    counted, eligible = rng.random(120) < 0.4, rng.random(120) < 0.7
     bootstrap = FactBootstrap.of(clusters, 200, 0.9, 3)
     found = bootstrap.share(counted[:, None], eligible[:, None])
     expected = by_hand(bootstrap, counted, eligible)
@@ -71,15 +72,23 @@ def test_intervals_of_shares_stay_between_zero_and_one(
         assert low <= estimate <= high or 0 < estimate < 1  # a percentile interval need not hold its estimate
 
 
-@pytest.mark.parametrize("share", [0, 1])
-def test_share_of_none_or_all_has_an_interval_with_width(share: int) -> None:
+def test_share_of_none_or_all_has_an_interval_with_width() -> None:
     """0 of 60 prompts is no certainty; prompts of a fact may agree, so facts are the trials."""
     bootstrap = FactBootstrap.of(np.repeat(np.arange(20), 3), 100, 0.95, 0)
-    found = bootstrap.share(np.full((60, 1), share), np.ones((60, 1)))
+    found = bootstrap.share(np.eye(2)[np.zeros(60, int)], np.ones((60, 2)))
     wide = 1.959964**2 / (20 + 1.959964**2)  # Wilson's end at 0 of 20
-    end = found.high[0] if share == 0 else 1 - found.low[0]
-    assert found.estimate[0] == share
-    assert end == pytest.approx(wide, rel=1e-5)
+    np.testing.assert_allclose([found.low[0], found.high[0]], [1 - wide, 1], rtol=1e-5)
+    np.testing.assert_allclose([found.low[1], found.high[1]], [0, wide], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("like", "trials"), [(True, 30), (False, 90)])
+def test_prompts_are_worth_fewer_trials_if_those_of_a_fact_agree(like: bool, trials: int) -> None:
+    """Six of 90 prompts: two facts whose prompts all agree are 2 of 30; six facts with one each are 6 of 90."""
+    counted = np.zeros((30, 3))
+    counted[: 2 if like else 6, : 3 if like else 1] = 1
+    found = clustered_wilson(counted.sum(axis=1, keepdims=True), np.full((30, 1), 3.0), 0.95)
+    expected = wilson_interval(np.array([6 / 90 * trials]), np.array([float(trials)]), 0.95)
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high])
 
 
 def test_single_fact_has_no_interval() -> None:
@@ -92,7 +101,7 @@ def test_single_fact_has_no_interval() -> None:
 
 
 def test_class_of_one_fact_among_many_has_no_interval() -> None:
-    """Every resample that holds the fact gives the same share: an interval without width would be wrong."""
+    """B defect 15: every resample that holds the fact gives the same share, an interval without width."""
     eligible = np.arange(30) < 3
     found = FactBootstrap.of(np.repeat(np.arange(10), 3), 400, 0.95, 0).share(
         (np.arange(30) == 0)[:, None], eligible[:, None]
@@ -118,18 +127,27 @@ def test_within_sees_the_same_resamples() -> None:
     np.testing.assert_array_equal(part.fact, [0, 0, 1, 1])
 
 
-@pytest.mark.parametrize("share", [0.05, 0.4])
-def test_intervals_cover_the_truth_when_prompts_of_a_fact_agree(share: float) -> None:
-    """200 studies of 60 facts with 3 like prompts: coverage near its level, where single prompts would give ~75 %."""
+@pytest.mark.parametrize("share", [0.005, 0.01, 0.05, 0.4])
+@pytest.mark.parametrize("likeness", [0.0, 0.9])
+def test_intervals_cover_the_truth(share: float, likeness: float) -> None:
+    """250 studies of 60 facts with 3 prompts, like one another or not; rare events as ablation's flips are."""
     rng = np.random.default_rng(2)
-    facts, studies = np.repeat(np.arange(60), 3), 200
-    covered = naive = 0
+    facts, studies = np.repeat(np.arange(60), 3), 250
+    covered = 0
     for study in range(studies):
         shared, own = rng.random(60) < share, rng.random(180) < share
-        counted = np.where(rng.random(180) < 0.9, np.repeat(shared, 3), own)[:, None]
-        found = FactBootstrap.of(facts, 300, 0.95, study).share(counted, np.ones((180, 1)))
+        counted = np.where(rng.random(180) < likeness, np.repeat(shared, 3), own)[:, None]
+        found = FactBootstrap.of(facts, 200, 0.95, study).share(counted, np.ones((180, 1)))
         covered += found.low[0] <= share <= found.high[0]
-        alone = FactBootstrap.of(np.arange(180), 300, 0.95, study).share(counted, np.ones((180, 1)))
-        naive += alone.low[0] <= share <= alone.high[0]
-    assert 0.88 <= covered / studies <= 0.985
-    assert naive / studies < 0.85
+    assert covered / studies >= 0.9
+
+
+def test_single_prompts_would_be_too_sure() -> None:
+    """The same with every prompt a cluster of its own: what clustering by fact is for (METHODS, B defect 11)."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for study in range(150):
+        counted = np.repeat(rng.random(60) < 0.4, 3)[:, None]
+        found = FactBootstrap.of(np.arange(180), 200, 0.95, study).share(counted, np.ones((180, 1)))
+        covered += found.low[0] <= 0.4 <= found.high[0]
+    assert covered / 150 < 0.85

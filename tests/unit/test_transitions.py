@@ -109,14 +109,14 @@ def test_controls_are_those_of_the_same_selection_kind_and_replacement() -> None
 
 def test_intervals_are_those_of_facts_drawn_anew() -> None:
     """Every resample scored from its prompts, laid side by side."""
-    world = World(n_facts=20, uniform=0, norm_matched=0, synthetic=0, doses=0, flip=0.5, selections=("entropy",))
+    world = World(n_facts=60, uniform=0, norm_matched=0, synthetic=0, doses=0, flip=0.5, selections=("entropy",))
     labels, entropy = world.simulated
     bootstrap = FactBootstrap.of(np.arange(world.n_prompts) // world.counters, 200, 0.9, 5)
     variants = world.variants.filter(pl.col("variant") == 1)
     transitions, scores = score_variants(labels, entropy, variants, bootstrap)
     ck, change = [], []
     for weights in bootstrap.weights:
-        rows = np.concatenate([np.arange(3) + 3 * fact for fact in np.repeat(np.arange(20), weights.astype(int))])
+        rows = np.concatenate([np.arange(3) + 3 * fact for fact in np.repeat(np.arange(60), weights.astype(int))])
         before, after = labels[0, rows], labels[1, rows]
         ck.append((after[before != 0] == 0).mean())
         cell = (before == 1) & (after == 0)
