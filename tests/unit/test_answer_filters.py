@@ -183,6 +183,7 @@ def test_an_answer_that_begins_with_the_only_other_one_is_lonely_and_leaves_that
     assert dropped([*rows, ("Cy", "r", "g", "x", "Lima")]) == [None, None, None]
 
 
+@pytest.mark.slow
 def test_kept_facts_have_counter_objects_by_the_rule_that_chooses_them() -> None:
     from neuronlab.counters import candidates_of  # loads torch
 
