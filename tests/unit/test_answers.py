@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from neuronlab import answers
+from neuronlab import answers, greedy_decoding
 from neuronlab.answers import answer_queries
 from neuronlab.greedy_decoding import Greedy
 from neuronlab.model_files import ModelSpec
@@ -97,6 +97,18 @@ def test_batch_size_changes_no_answer(tiny_directories: dict, tmp_path: Path) ->
     one, many = (run(tmp_path, tiny_spec(tiny_directories, "gpt_neox"), batch_size=n) for n in (1, 16))
     assert one.drop("log_prob", "entropy").equals(many.drop("log_prob", "entropy"))
     np.testing.assert_allclose(one["log_prob"], many["log_prob"], rtol=0, atol=1e-9)
+
+
+def test_read_outs_too_large_for_float64_answer_the_same(
+    tiny_directories: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_facts(tmp_path, QUERIES)
+    precise = run(tmp_path, tiny_spec(tiny_directories, "llama", "float32"))
+    monkeypatch.setattr(greedy_decoding, "readout_dtype", lambda d, vocab: torch.float32)
+    found = run(tmp_path, tiny_spec(tiny_directories, "llama", "float32"))
+    assert found.drop("log_prob", "entropy").equals(precise.drop("log_prob", "entropy"))
+    np.testing.assert_allclose(found["log_prob"], precise["log_prob"], rtol=0, atol=1e-4)
+    assert not found["log_prob"].equals(precise["log_prob"])
 
 
 def test_the_demo_knows_its_facts(tmp_path: Path) -> None:

@@ -97,5 +97,6 @@ def _readout(model: Model) -> Readout:
 
 
 def _log_probs(readout: Readout, prefixes: Prefixes) -> Float[Tensor, "rows vocab"]:
-    residual = prefixes.state.residual.to(readout.W.device).double()
-    return readout.logits(residual).log_softmax(-1)
+    # A read-out that is too large for float64 is multiplied in float32; what follows is float64 in any case.
+    residual = prefixes.state.residual.to(readout.W.device, readout.W.dtype)
+    return readout.logits(residual).double().log_softmax(-1)
