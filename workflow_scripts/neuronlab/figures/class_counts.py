@@ -100,7 +100,7 @@ def funnel_panel(funnel: pl.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "n_facts:Q",
         scale=alt.Scale(domain=[0, most * 1.55], nice=False),
-        axis=alt.Axis(title="facts left", values=_round_ticks(most), format=",", grid=False, domain=False),
+        axis=alt.Axis(title="facts left", values=_round_ticks(most), format=",d", grid=False, domain=False),
     )
     y = alt.Y(
         "step:N", sort=order, axis=alt.Axis(title=None, ticks=False, domain=False, labelLimit=220, labelPadding=6)

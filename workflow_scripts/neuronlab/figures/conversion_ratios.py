@@ -103,7 +103,7 @@ def panel(
                     | {name: best[name] for name in ("value", "value_low", "value_high", "n", "n_eligible")}
                 )
                 guides.append({"value": best["value"], "y": row.at, "y2": row.at, "colour": colours[row.name]})
-                text = copying_data.percent(best["value"])
+                text = f"{copying_data.percent(best['value'])} ({best['n']:,})"
             notes.append({"y": row.at, "text": text, "weight": "bold"})
             continue
         if not len(values):

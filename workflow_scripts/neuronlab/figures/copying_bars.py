@@ -52,7 +52,8 @@ def _text(kind: str, value: float | None, rows: pl.DataFrame) -> str:
     """'3.2 % (10)'; of control sets the mean number of prompts."""
     if value is None:
         return "no prompt" if len(rows) and not rows["n_eligible"].max() else "not scored"
-    number = f"{rows['n'].item():,}" if kind == "selection" else f"{rows['n'].mean():,.1f}"
+    mean = float(rows["n"].mean())
+    number = f"{mean:,.0f}" if kind == "selection" or not mean else f"{mean:,.1f}"
     return f"{copying_data.percent(value)} ({number})"
 
 
@@ -75,7 +76,7 @@ def panel(
         ),
         "axis": copying_data.percent_axis(
             "turn to the context (%)",
-            values=copying_data.ticks(longest, root=root),
+            values=copying_data.ticks(longest, root=root) if bars["value"].count() else [0.0],
             domain=False,
             titleAnchor="start",
         ),
@@ -176,7 +177,7 @@ def chart(
         copying_data.left_out(shown),
     ]
     kinds = copying_data.control_kinds(shown)
-    body = alt.vconcat(legend(kinds, colours, 780), *rows, spacing=20)
+    body = alt.vconcat(legend(kinds, colours, min(len(names), COLUMNS) * (width + 20)), *rows, spacing=20)
     return theme.finish(body, TITLE, subtitle)
 
 
@@ -185,7 +186,8 @@ def _scale(frames: Sequence[pl.DataFrame]) -> tuple[float, bool]:
     reach = pl.concat([frame.select(reach=pl.max_horizontal("value", "high")) for frame in frames])["reach"]
     values = pl.concat(frames).filter(pl.col("kind") == "selection")["value"].drop_nulls()
     longest = max(float(reach.max() or 0.0), 1e-3)
-    return longest, bool(len(values)) and longest > FAR * max(float(values.median()), 1e-9)
+    usual = values.filter(values > 0).median()
+    return longest, usual is not None and longest > FAR * float(usual)
 
 
 def _lowest_p(tests: pl.DataFrame, names: Sequence[str]) -> str | None:

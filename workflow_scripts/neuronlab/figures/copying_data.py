@@ -105,7 +105,7 @@ def sample(frame: pl.DataFrame) -> str | None:
 def share_ticks(end: float, number: int = 5) -> list[float]:
     """Round shares from 0 to `end` (but not above 1), about `number` of them."""
     end = min(end, 1.0)
-    step = theme.round_up(end / number)
+    step = theme.round_up(end / (number + 1))
     return [float(f"{i * step:.6g}") for i in range(int(end / step + 1e-9) + 1)]
 
 
@@ -119,4 +119,5 @@ def ticks(end: float, *, root: bool) -> list[float]:
 
 def percent_axis(title: str | None, **options: object) -> alt.Axis:
     """An axis of shares, labelled in percent."""
-    return alt.Axis(title=title, labelExpr="format(100 * datum.value, '~g')", **{"tickCount": 5, **options})
+    count = {} if "values" in options else {"tickCount": 5}  # a count would thin out given values on a symlog scale
+    return alt.Axis(title=title, labelExpr="format(100 * datum.value, '~g')", **count, **options)

@@ -59,7 +59,7 @@ def shares_panel(
     controls = shares.filter(pl.col("control_of") == name).drop_nulls("share")
     clean = shares.filter(pl.col("kind") == "clean").drop_nulls("share")
     scale = alt.Scale(domain=list(domain), nice=False, zero=False)
-    axis = copying_data.percent_axis("share of answers (%)" if first else None, tickCount=6, minExtent=34)
+    axis = copying_data.percent_axis("share of answers (%)" if first else None, minExtent=34)
     y, x = alt.Y("share:Q", scale=scale, axis=axis), _dose_axis(foot=False)
     band = alt.Chart(own.drop_nulls(["low", "high"])).mark_area(opacity=0.2)
     line = alt.Chart(own).encode(x=x, y=y, color=label_colours(), tooltip=["label:N", "dose:Q", "share:Q"])

@@ -117,7 +117,9 @@ def auc_panel(
     low = min([0.4, *marks["value"].to_list(), *marks["low"].drop_nulls().to_list()])
     x_options = {
         "scale": alt.Scale(domain=[max(low - 0.02, 0.0), 1.0], range=[0, AUC_WIDTH], nice=False, zero=False),
-        "axis": alt.Axis(title=["AUC of", PREDICTORS[quantity]], values=AUC_TICKS, format="~g", domain=False),
+        "axis": alt.Axis(
+            title=["AUC of", PREDICTORS[quantity]], values=AUC_TICKS, labelExpr="datum.value", domain=False
+        ),
     }
     y = alt.Y("y:Q", scale=alt.Scale(domain=[0, height], range=[0, height], nice=False), axis=None)
     base = alt.Chart(marks).encode(y=y, color=alt.Color("colour:N", scale=None))

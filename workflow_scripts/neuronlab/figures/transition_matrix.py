@@ -139,7 +139,7 @@ def chart(
         about(model, facts, theme.count(prompts, "prompt")),
         f"activations replaced by their {replacement}; shares of each row, logarithmic colours; white: no prompt",
         f"small: numbers of prompts; beside it {copying_data.RANGE_WORDS} (in %)",
-        f"the clean model never answers {' or '.join(empty)}" if empty else None,
+        f"no answer of the clean model is {' or '.join(empty)}" if empty else None,
         copying_data.left_out(here),
     ]
     return theme.finish(alt.vconcat(*rows, spacing=18), TITLE, subtitle)

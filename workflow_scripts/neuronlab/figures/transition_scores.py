@@ -19,7 +19,7 @@ from neuronlab.tables import read_table
 
 TITLE = "Share of answers that change class under ablation"
 MEASURE = "gts"
-BINS, HEIGHT, ROW = 32, 84, 22
+BINS, HEIGHT, ROW = 32, 84, 27
 WIDTHS = {1: 520, 2: 380, 3: 270}
 NARROW = 210
 FAR = 6.0  # the selection lies this many times beyond the controls: square-root axis
@@ -59,10 +59,11 @@ def shown_scale(scores: pl.DataFrame, total: int) -> tuple[float, bool]:
     return end, own > FAR * usual + 6 / total
 
 
-def _scale(end: float, root: bool) -> alt.Scale:
-    kind = {"type": "pow", "exponent": 0.5} if root else {"type": "linear"}
-    # Bins reach beyond zero by half a prompt.
-    return alt.Scale(domain=[0.0 if root else -0.012 * end, end], nice=False, **kind)
+def _scale(end: float, root: bool, total: int) -> alt.Scale:
+    """Bins reach beyond zero by half a prompt of `total`, except on a square-root axis."""
+    if root:
+        return alt.Scale(type="pow", exponent=0.5, domain=[0.0, end], nice=False)
+    return alt.Scale(domain=[-max(0.012 * end, 0.55 / total), end], nice=False)
 
 
 def _heading(text: str) -> alt.Title:
@@ -90,7 +91,8 @@ def panel(
     end, root = scale
     own = scores.filter((pl.col("kind") == "selection") & (pl.col("set") == name))
     values = scores.filter((pl.col("kind") == kind) & (pl.col("control_of") == name)).drop_nulls("value")
-    bins = histogram(values["n"].to_list(), int(own["n_eligible"].max()), end, root=root)
+    total = int(own["n_eligible"].max())
+    bins = histogram(values["n"].to_list(), total, end, root=root)
     most = int(bins["sets"].max() or 0) if len(bins) else 0
     axis = copying_data.percent_axis(
         "answers that change (%)" if foot else None,
@@ -99,7 +101,7 @@ def panel(
         ticks=foot,
         grid=False,
     )
-    x = {"scale": _scale(end, root), "axis": axis}
+    x = {"scale": _scale(end, root, total), "axis": axis}
     y_scale = alt.Scale(domain=[0.0, max(most, 1) * 1.06], nice=False)
     step = max(1, int(theme.round_up(max(most, 1) / 3)))
     y_axis = alt.Axis(title="sets" if first else None, values=list(range(0, most + 1, step)), format="d", minExtent=24)
@@ -150,8 +152,8 @@ def every_replacement(
     layers = []
     for place, kind in enumerate(kinds):
         base = alt.Chart(ranges.filter(pl.col("kind") == kind)).encode(y=y)
-        rule = base.mark_rule(color=CONTROL_COLOURS[kind], strokeWidth=3, yOffset=4 * (place - 0.5) - 2)
-        mean = base.mark_tick(color=CONTROL_COLOURS[kind], thickness=3, size=7, yOffset=4 * (place - 0.5) - 2)
+        rule = base.mark_rule(color=CONTROL_COLOURS[kind], strokeWidth=3, yOffset=4 * place - 1)
+        mean = base.mark_tick(color=CONTROL_COLOURS[kind], thickness=3, size=7, yOffset=4 * place - 1)
         layers += [
             rule.encode(x=alt.X("low:Q", **x_options), x2="high:Q"),
             mean.encode(x=alt.X("mean:Q", **x_options)),
@@ -160,15 +162,15 @@ def every_replacement(
         y=y, tooltip=["replacement:N", alt.Tooltip("value:Q", format=".4g"), alt.Tooltip("n:Q", format=",")]
     )
     layers += [
-        dots.mark_rule(color=colour, strokeWidth=1.6, yOffset=-6).encode(
+        dots.mark_rule(color=colour, strokeWidth=1.6, yOffset=-9).encode(
             x=alt.X("value_low:Q", **x_options), x2="value_high:Q"
         ),
-        dots.mark_circle(color=colour, size=64, opacity=1, stroke="white", strokeWidth=0.7, yOffset=-6).encode(
+        dots.mark_circle(color=colour, size=64, opacity=1, stroke="white", strokeWidth=0.7, yOffset=-9).encode(
             x=alt.X("value:Q", **x_options)
         ),
     ]
     return alt.layer(*layers).properties(
-        width=width, height=max((ROW + 4) * len(names), 40), title=_heading("every replacement")
+        width=width, height=max(ROW * len(names), 40), title=_heading("every replacement")
     )
 
 
