@@ -101,8 +101,10 @@ def quantities(states: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_prompts(states: pl.DataFrame, which: str, n_prompts: int) -> None:
-    """Raises:
-    StateError: unless every prompt is there once, in order.
+    """Every prompt is there once, in order.
+
+    Raises:
+        StateError: if not.
     """
     if not np.array_equal(states["prompt"].to_numpy(), np.arange(n_prompts)):
         raise StateError(f"states: {which} does not have each of the {n_prompts} prompts once; {_AGAIN}")

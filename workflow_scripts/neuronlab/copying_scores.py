@@ -109,8 +109,10 @@ def score_copying(
 
 
 def check_verification(path: str | Path) -> None:
-    """Raises:
-    ScoreError: if the fast path and brute force disagreed anywhere.
+    """Nothing is scored that was decoded wrongly.
+
+    Raises:
+        ScoreError: if the fast path and brute force disagreed anywhere.
     """
     failed = read_table(path, "decoding_verification").filter(~pl.col("passed"))
     if len(failed):
@@ -123,8 +125,10 @@ def check_verification(path: str | Path) -> None:
 
 
 def check_numbers(table: pl.DataFrame, name: str, path: str | Path) -> None:
-    """Raises:
-    ScoreError: unless the rows are numbered from 0.
+    """A row's number is its place, so that matrices can be indexed by it.
+
+    Raises:
+        ScoreError: unless the rows are numbered from 0.
     """
     if not np.array_equal(table[name].to_numpy(), np.arange(len(table))):
         raise ScoreError(f"{path}: column '{name}' does not number the rows from 0; make the table again")
