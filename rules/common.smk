@@ -39,7 +39,9 @@ from neuronlab.model_sizes import (
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.prompt_templates import uses_example
 from neuronlab.published_models import (
+    COPYING_ACTIVATIONS,
     COPYING_MODELS,
+    COPYING_VALUES,
     frequency_neurons,
     published_name,
 )

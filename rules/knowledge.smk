@@ -462,6 +462,7 @@ rule compare_copying:
         models=lambda wildcards: {
             name: model_spec(as_model(name)) for name in COPY["models"]
         },
+        level=ABLATE["level"],
     script:
         "../workflow_scripts/compare_copying.py"
 
@@ -474,6 +475,7 @@ rule compare_published_copying:
         control_tests=f"{KNOWLEDGE}/control_tests.parquet",
         statistics=copying_statistics,
         sets=f"{KNOWLEDGE}/sets.parquet",
+        values=[str(COPYING_VALUES), str(COPYING_ACTIVATIONS)],
     output:
         published=f"{KNOWLEDGE}/published.parquet",
     log:
