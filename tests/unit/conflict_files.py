@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from neuronlab.answer_text import split_answer
 from neuronlab.models import Model
 from neuronlab.prompt_activations import describe_prompts
 from neuronlab.prompt_tokens import continuation_text
@@ -16,6 +17,7 @@ from neuronlab.tables import read_table, write_table
 
 REPLACEMENTS = ("mean", "mode", "mean+3sd", "zero")
 DOSES = (0.0, 0.5, 1.0)
+NEW_TOKENS = 4
 LETTERS = (36, 100)  # ids of printable characters, none of them a mark
 # set -> kind, control_of, neurons, draw
 SETS = {
@@ -64,15 +66,16 @@ def write_conflicts(folder: Path, model: Model, *, n: int = 7, synthetic: bool =
     rows = []
     for i, prompt in enumerate(prompts):
         said: list[int] = []
-        for _ in range(1 + i % 3):
+        for _ in range(NEW_TOKENS):
             said.append(int(model.logits(torch.tensor([[*prompt, *said]]))[0, -1].argmax()))
         other = generator.integers(*LETTERS, 1 + (i + 1) % 4).tolist()
-        counter, answer = (said, other) if i % 3 == 0 else (other, said)
+        words = split_answer(continuation_text(model.tokenizer, said))[0]
+        both = [(said[: 1 + i % 3], words or f"said {i}"), (other, f"other {i}")]
+        (counter, counter_text), (answer, answer_text) = both if i % 2 == 0 else both[::-1]
         rows.append(
             {
                 "prompt": i, "fact": i // 2, "relation": "r", "subset": None,
-                "counter": continuation_text(model.tokenizer, counter).strip() or "x",
-                "answer": continuation_text(model.tokenizer, answer).strip() or "y",
+                "counter": counter_text, "answer": answer_text,
                 "text": continuation_text(model.tokenizer, prompt), "tokens": prompt,
                 "counter_ids": counter, "answer_ids": answer,
             }
