@@ -3,8 +3,8 @@
 What a variant replaces, last-layer activations, is read by nothing but the final norm and the unembedding: neither keys
 and values nor the residual before the last MLP depend on it. So every distinct prefix (a prompt and what was generated)
 passes through the clean model once, whatever number of variants have come to it, and `decoding_choice` tells from its
-last state where each of them goes on. Nodes of one depth share forward passes; branches wait as rows of their parent's
-kept keys, deepest first, so that at most `new_tokens` passes of `batch_size` rows are held in memory.
+last state where each of them goes on. Nodes of one depth share forward passes; branches wait as rows of their parents'
+kept keys, deepest first, so that at most `new_tokens` passes are held in memory, whatever number of branches there is.
 
 Exact where replacements are constants in the last layer's MLP and nothing reads them but what `models.load_model` has
 checked (a model whose last MLP is read elsewhere, or that keeps no keys of its own, is refused).
@@ -28,6 +28,9 @@ from neuronlab.models import Model
 from neuronlab.prompt_batches import DecodingError, LastState, Prefixes, by_length, check_prompts, extend, read_prompts
 from neuronlab.variant_groups import VariantGroup
 from neuronlab.variant_table import VariantTable, tabulate
+
+
+ROWS_PER_PROMPT = 4  # rows of one token that share a pass, for each prompt that does
 
 
 @dataclass
@@ -100,7 +103,8 @@ def decode_variants(
         groups: variants, numbered from 1 without gaps; none for the clean model alone.
         new_tokens: at most so many tokens.
         finished: told the ids generated so far, whether they are all that is wanted; an EOS ends a continuation too.
-        batch_size: rows of a forward pass. Changes no choice but those that rounding decides.
+        batch_size: prompts of a forward pass; behind them pass up to `ROWS_PER_PROMPT` times as many rows of a single
+            token. Changes no choice but those that rounding decides.
         tie: two best logits closer than this are counted as a near tie.
         seed: of synthetic directions.
 
@@ -162,30 +166,34 @@ class _Tree:
         """Choose every variant's next token; what is to be run next."""
         self.costs.passes += 1
         self.costs.prefixes += len(nodes)
-        counts = [len(node.variants) for node in nodes]
-        device = self.last.device
+        device, vocab = self.last.device, self.last.readout.vocab
+        variants = np.concatenate([node.variants for node in nodes])
+        row = np.repeat(np.arange(len(nodes)), [len(node.variants) for node in nodes])
         token, near = choose(
             self.last,
             self.table,
             prefixes.state.to(device),
-            torch.from_numpy(np.repeat(np.arange(len(nodes)), counts)).to(device),
-            torch.from_numpy(np.concatenate([node.variants for node in nodes])).to(device),
+            torch.from_numpy(row).to(device),
+            torch.from_numpy(variants).to(device),
             tie=self.tie,
         )
-        self.costs.naive_prefixes += sum(counts)
+        self.costs.naive_prefixes += len(variants)
         self.costs.near_ties += int(near.sum())
+        # Variants that go on alike stay together: one child for each (row, token).
+        key = row * vocab + token.cpu().numpy()
+        found, counts = np.unique(key, return_counts=True)
+        alike = np.split(variants[np.argsort(key, kind="stable")], np.cumsum(counts)[:-1])
         rows: list[int] = []
         children: list[Node] = []
-        taken = np.split(token.cpu().numpy(), np.cumsum(counts)[:-1])
-        for row, (node, tokens) in enumerate(zip(nodes, taken, strict=True)):
-            for token in np.unique(tokens).tolist():
-                child = Node(node.prompt, (*node.generated, token), node.variants[tokens == token])
-                if self.ended(child.generated):
-                    self.found.setdefault(node.prompt, []).append(child)
-                else:
-                    rows.append(row)
-                    children.append(child)
-        size = self.batch_size
+        for one, together in zip(found.tolist(), alike, strict=True):
+            parent = nodes[one // vocab]
+            child = Node(parent.prompt, (*parent.generated, one % vocab), together)
+            if self.ended(child.generated):
+                self.found.setdefault(child.prompt, []).append(child)
+            else:
+                rows.append(one // vocab)
+                children.append(child)
+        size = ROWS_PER_PROMPT * self.batch_size
         return [Waiting(prefixes, rows[i : i + size], children[i : i + size]) for i in range(0, len(rows), size)]
 
 
