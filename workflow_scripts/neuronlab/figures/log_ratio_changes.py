@@ -73,13 +73,14 @@ def curves(rows: pl.DataFrame, domain: tuple[float, float]) -> pl.DataFrame:
 
 def statement(row: dict) -> str:
     """'CK −0.0123 [−0.0151, −0.0094]', two digits of the interval's half; without brackets where there is none."""
-    if row["low"] is None:
-        text = f"{row['label']} {row['mean']:+.2g}"
-    else:
-        half = max((row["high"] - row["low"]) / 2, 1e-12)
+    names = ("mean", "low", "high")
+    half = 0.0 if row["low"] is None else (row["high"] - row["low"]) / 2
+    if half > 0:
         places = int(np.clip(1 - np.floor(np.log10(half)), 0, 6))
-        mean, low, high = (f"{round(row[name], places) + 0.0:+.{places}f}" for name in ("mean", "low", "high"))
-        text = f"{row['label']} {mean} [{low}, {high}]"
+        mean, low, high = (f"{round(row[name], places) + 0.0:+.{places}f}" for name in names)
+    else:
+        mean, low, high = ("" if row[name] is None else f"{row[name]:+.2g}" for name in names)
+    text = f"{row['label']} {mean} [{low}, {high}]" if low else f"{row['label']} {mean}"
     return text.replace("-", theme.MINUS)
 
 

@@ -9,10 +9,10 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from neuronlab.figures import densities, groups, theme
+from neuronlab.figures import copying_data, densities, groups, theme
 from neuronlab.figures.copying_labels import COLOURS, NAMES
 from neuronlab.schemas_knowledge import LABELS, RATIOS
-from neuronlab.tables import read_table
+from neuronlab.tables import check_frame, read_table
 
 WHOLE = "object_ck_pk"
 # Who gains above 0 and who below it, for the axes.
@@ -22,10 +22,6 @@ WIDTHS = {1: 520, 2: 360, 3: 270, 4: 220}
 TAIL = 0.01  # of a class may lie beyond either end of an axis
 
 
-class LogRatioError(ValueError):
-    """Tables that do not hold what a figure of log-ratios is asked for."""
-
-
 def read(
     states: Sequence[str | Path],
     decoded: Sequence[str | Path],
@@ -33,37 +29,38 @@ def read(
     variants: str | Path,
     replacement: str,
 ) -> tuple[pl.DataFrame, bool]:
-    """The shards of `states` and `decoded` joined (see `ratios`), and whether there is a selection at all.
-
-    One shard is in memory at a time.
-    """
+    """The shards of `states` and `decoded` joined (see `ratios`), and whether there is a selection at all."""
     chosen = shown_variants(read_table(variants, "variants"), replacement)
     prompts = read_table(conflicts, "conflicts").select("prompt", "fact")
-    wanted = [0, *chosen["variant"].to_list()]
-    kept = [
-        read_table(path, "states").filter(pl.col("variant").is_in(wanted) & pl.col("route").is_in(["clean", "total"]))
-        for path in states
-    ]
-    labels = [read_table(path, "decoded").filter(pl.col("variant") == 0).select("prompt", "label") for path in decoded]
+    wanted = pl.col("variant").is_in([0, *chosen["variant"].to_list()]) & pl.col("route").is_in(["clean", "total"])
+    kept = [read_rows(path, "states", wanted) for path in states]
+    labels = [read_rows(path, "decoded", pl.col("variant") == 0).select("prompt", "label") for path in decoded]
     return ratios(pl.concat(kept), pl.concat(labels), prompts, chosen), len(chosen) > 0
 
 
-def shown_variants(variants: pl.DataFrame, replacement: str) -> pl.DataFrame:
-    """variant and set of every selection under one replacement, in the order of the columns.
+def read_rows(path: str | Path, name: str, rows: pl.Expr) -> pl.DataFrame:
+    """Some rows of a table of schema `name`, without holding the others in memory: most are those of control sets.
 
     Raises:
-        LogRatioError: if there are selections, and none with this replacement.
+        TableError: as `read_table`.
     """
-    selections = variants.filter(pl.col("kind") == "selection")
-    found = selections.filter(pl.col("replacement") == replacement)
-    if len(selections) and not len(found):
-        there = ", ".join(selections["replacement"].unique(maintain_order=True))
-        raise LogRatioError(
-            f"no variant with replacement '{replacement}': the table holds {there}; name one of them, or add it to the "
-            "config key context_copying.replacements"
-        )
-    order = {name: place for place, name in enumerate(groups.highlighted_sets(selections, None))}
-    return found.select("variant", "set").sort(pl.col("set").replace_strict(order, default=len(order)))
+    try:
+        frame = pl.scan_parquet(path).filter(rows).collect()
+    except (pl.exceptions.PolarsError, OSError):
+        return read_table(path, name).filter(rows)  # says what is wrong with the file
+    return check_frame(frame, name)
+
+
+def shown_variants(variants: pl.DataFrame, replacement: str) -> pl.DataFrame:
+    """variant and set of every selection under one replacement, in the order that all figures have.
+
+    Raises:
+        MissingReplacement: if there are selections, and none with this replacement.
+    """
+    found = copying_data.one_replacement(variants.filter(pl.col("kind") == "selection"), replacement)
+    order = {name: place for place, name in enumerate(groups.highlighted_sets(found, None))}
+    place = pl.col("set").replace_strict(order, default=len(order), return_dtype=pl.Int64)
+    return found.select("variant", "set").sort(place)
 
 
 def ratios(states: pl.DataFrame, labels: pl.DataFrame, prompts: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
@@ -150,9 +147,10 @@ def colour(counts: dict[str, int], *, legend: bool = True) -> alt.Color:
 
 
 def about(frame: pl.DataFrame, model: str, facts: str) -> list[str]:
-    """First line of the subtitle."""
-    prompts = theme.count(frame["prompt"].n_unique(), "conflict prompt")
-    return [theme.about(model, None, f"facts {facts}", prompts, theme.count(frame["fact"].n_unique(), "fact"))]
+    """First line of the subtitle; without numbers where nothing is drawn."""
+    prompts, known = frame["prompt"].n_unique(), frame["fact"].n_unique()
+    numbers = f"{theme.count(prompts, 'prompt')} of {theme.count(known, 'fact')}" if len(frame) else ""
+    return [theme.about(model, None, f"facts {facts}", numbers)]
 
 
 def few_note(counts: dict[str, int]) -> str | None:
@@ -163,7 +161,7 @@ def few_note(counts: dict[str, int]) -> str | None:
 
 def hidden_note(hidden: int) -> str | None:
     """Said if there are more selections than columns."""
-    return f"{theme.count(hidden, 'more selection')} not drawn" if hidden else None
+    return f"{theme.count(hidden, 'further selection')} in the table, not drawn" if hidden else None
 
 
 def row_of_panels(
