@@ -33,6 +33,7 @@ from neuronlab.schemas_comparison import COMPARISON
 from neuronlab.schemas_induction import INDUCTION
 from neuronlab.schemas_knowledge import KNOWLEDGE
 from neuronlab.schemas_sets import SETS
+from neuronlab.schemas_stages import STAGES_TABLES
 
 __all__ = ["OUTCOMES", "RANK_VARIANTS", "SCHEMAS", "VARIANTS", "Column", "Schema"]
 
@@ -249,4 +250,4 @@ SCHEMAS: dict[str, Schema] = {
         "relative_error": Column(F64, "ours / published - 1", nullable=True),
     },
 }
-SCHEMAS |= SETS | INDUCTION | COMPARISON | KNOWLEDGE
+SCHEMAS |= SETS | INDUCTION | COMPARISON | KNOWLEDGE | STAGES_TABLES
