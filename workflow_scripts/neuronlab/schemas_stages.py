@@ -155,7 +155,7 @@ STAGES_TABLES: dict[str, Schema] = {
     },
     "features": FEATURE
     | {
-        "n_tokens": Column(I64, "real tokens of the vocabulary with the feature"),
+        "n_tokens": Column(I64, "real tokens of the vocabulary with the feature; special tokens have none"),
         "examples": Column(STR, "some of them, as JSON"),
     },
     "feature_neurons": NEURON
@@ -164,13 +164,19 @@ STAGES_TABLES: dict[str, Schema] = {
         "mean_feature": Column(F64, "mean logit effect (w_out W_U, per unit of activation) on tokens with the feature"),
         "mean_rest": Column(F64, "mean logit effect on the others"),
         "difference": Column(F64, "mean_feature - mean_rest"),
-        "effect_size": Column(F64, "difference / pooled standard deviation (Cohen's d)"),
-        "t": Column(F64, "Welch's t"),
-        "p_value": Column(F64, "its two-sided p-value"),
-        "p_value_holm": Column(F64, "Holm-corrected over all neurons and features"),
+        "effect_size": Column(
+            F64, "difference / pooled standard deviation (Cohen's d); missing where neither group varies", nullable=True
+        ),
+        "t": Column(F64, "Welch's t", nullable=True),
+        "p_value": Column(F64, "its two-sided p-value, tokens taken as independent", nullable=True),
+        "p_value_holm": Column(F64, "Holm-corrected over all candidate neurons and features", nullable=True),
         "variance_reduction": Column(F64, "1 - variance within the two groups / variance of all"),
         "skew_reduction": Column(F64, "1 - |skewness of the feature's tokens| / |skewness of all|", nullable=True),
-        "kurtosis_reduction": Column(F64, "1 - excess kurtosis of the feature's tokens / that of all", nullable=True),
+        "kurtosis_reduction": Column(
+            F64,
+            "1 - excess kurtosis of the feature's tokens / that of all; missing where that is not positive",
+            nullable=True,
+        ),
         "n_feature": Column(I64, "tokens with the feature"),
         "kind": Column(STR, "prediction, suppression, partition", nullable=True),
         "place": Column(I32, "place among the neurons of this feature, 0 the largest |difference|"),
