@@ -135,11 +135,15 @@ STAGES_TABLES: dict[str, Schema] = {
         "n_words": Column(I64, "multi-token words"),
         "n_single": Column(I64, "one-token words in matched contexts"),
     }
-    | with_interval("attention_word", "mean attention from the last piece to the earlier pieces of the word")
-    | with_interval("attention_single", "mean attention of one-token words to as many tokens before them")
+    | with_interval("attention_word", "mean over words of the last piece's attention to the earlier pieces, added up")
+    | with_interval("attention_single", "the same of one-token words to as many tokens before them")
     | with_interval("score", "attention_word - attention_single")
     | {
-        "p_value": Column(F64, "of the score against 0 by permutation within matched pairs", nullable=True),
+        "p_value": Column(
+            F64,
+            "two-sided, of the score against 0, by sign flips of matched pairs, a document's together",
+            nullable=True,
+        ),
         "p_value_holm": Column(F64, "Holm-corrected over all heads", nullable=True),
     },
     "subjoiner_examples": {
