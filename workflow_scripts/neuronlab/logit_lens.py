@@ -1,0 +1,318 @@
+"""Rule `measure_lens`: what the model would predict after each block, by the logit lens (METHODS C3).
+
+The lens reads the residual stream after l blocks as if it were the last one: final norm, unembedding, softmax. l = 0 is
+what enters the first block, l = L the model's own output. Each residual is normed by its OWN statistics, and the
+unembedding's bias and that of the final norm take part (the published one used the last layer's scale throughout and
+left b_U out: METHODS C, defect 2). Entropies are of normalised probabilities, not of clamped ones (defect 3). All
+outcomes of a row concern one position: the distribution there, and the next token as its target (defect 1). Means are
+over counted tokens, with intervals clustered by document (defect 4).
+
+Per token, in nats: entropy H(lens); KL(final || lens); loss -log lens(next token); agreement (1 where the lens has the
+final top prediction on top); reciprocal rank 1/(rank + 1) of the final top prediction in the lens.
+
+The lens of the last layer is the model itself. Every run compares it with the model's own logits and logs the result.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from neuronlab.attention_parts import residual_before
+from neuronlab.boosted_tokens import spell_tokens
+from neuronlab.bridge_parts import FINAL_RESIDUAL, Hook, hooked_forward
+from neuronlab.final_states import Text
+from neuronlab.kernels.interface import precise_product
+from neuronlab.model_checks import TOLERANCE
+from neuronlab.model_files import ModelSpec
+from neuronlab.models import Model, load_model
+from neuronlab.readout import Readout
+from neuronlab.sequence_sample import sample_sequences
+from neuronlab.statistics import bootstrap_weights, clustered_interval
+from neuronlab.tables import Provenance, write_table
+
+Array = np.ndarray
+OUTCOMES = ("entropy", "kl", "loss", "agreement", "reciprocal_rank")
+
+
+class LensError(ValueError):
+    """A lens whose last layer is not the model's own output, or residuals that are no numbers."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The lens of some positions, all layers: `layers` is L + 1, the embedding first.
+
+    Attributes:
+        outcomes: in the order of `OUTCOMES`, float64.
+        rank: of the final top prediction: how many tokens have a larger logit in the lens.
+        top: the lens' own top prediction, the lowest id among equals.
+    """
+
+    outcomes: Float64[Array, "outcomes layers tokens"]
+    rank: Int[Array, "layers tokens"]
+    top: Int[Array, "layers tokens"]
+
+
+def measure_lens(
+    *,
+    model: ModelSpec,
+    tokens: str | Path,
+    lens: str | Path,
+    lens_documents: str | Path,
+    lens_tokens: str | Path,
+    sequences: int = 64,
+    example_tokens: int = 24,
+    batch_size: int = 16,
+    tokens_per_chunk: int = 128,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    provenance: Provenance | None = None,
+) -> None:
+    """Write lens (means), lens_documents (means by document) and lens_tokens (an example passage, token by token).
+
+    Args:
+        sequences: how many sequences are read.
+        example_tokens: length of the example passage in counted tokens; see `draw_passage`.
+        tokens_per_chunk: tokens whose log-probabilities are in memory at once, for two layers at a time.
+
+    Raises:
+        LensError: if the lens of the last layer is not the model's own output.
+        ModelError, TableError: whatever does not fit.
+    """
+    text = sample_sequences(Text.read(tokens), sequences, seed)
+    loaded = load_model(model)
+    device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device  # mps has no float64
+    readout = loaded.readout().to(device)
+    check_last_layer(loaded, readout, text)
+    documents = np.unique(text.documents[text.counted])
+    sums = np.zeros((len(documents), len(OUTCOMES), loaded.n_layers + 1))
+    counts = np.zeros(len(documents), dtype=np.int64)
+    for rows in batches(text, batch_size):
+        counted = text.counted[rows]
+        found = read_lens(loaded, readout, text.tokens[rows], counted, tokens_per_chunk)
+        document = np.searchsorted(documents, text.documents[rows][counted])
+        np.add.at(sums, document, np.moveaxis(found.outcomes, -1, 0))
+        counts += np.bincount(document, minlength=len(counts))
+    weights = bootstrap_weights(len(documents), resamples, seed)
+    write_table(means_frame(sums, counts, weights, level), lens, "lens", provenance)
+    write_table(documents_frame(documents, sums, counts), lens_documents, "lens_documents", provenance)
+    sequence, positions = draw_passage(text, example_tokens, seed)
+    passage = passage_frame(loaded, readout, text, sequence, positions, tokens_per_chunk)
+    write_table(passage, lens_tokens, "lens_tokens", provenance)
+
+
+@torch.no_grad()
+def read_lens(
+    model: Model,
+    readout: Readout,
+    tokens: Int[Array, "batch position"],
+    counted: Bool[Array, "batch position"],
+    tokens_per_chunk: int,
+) -> Lens:
+    """The lens at the counted positions of some sequences, in their order, from one forward pass.
+
+    Args:
+        counted: the last position may not be, as it has no next token.
+
+    Raises:
+        LensError: for residuals that hold NaN or infinity.
+    """
+    residuals = residuals_of(model, tokens, counted)
+    row, position = np.nonzero(counted)
+    targets = torch.from_numpy(tokens[row, position + 1]).long().to(readout.W.device)
+    n_layers, n = len(residuals), len(row)
+    outcomes = np.zeros((len(OUTCOMES), n_layers, n))
+    rank, top = np.zeros((n_layers, n), dtype=np.int64), np.zeros((n_layers, n), dtype=np.int64)
+    for start in range(0, n, tokens_per_chunk):
+        part = slice(start, min(start + tokens_per_chunk, n))
+        final = log_probabilities(readout, residuals[-1][part])
+        wanted = final.argmax(-1)
+        for layer, residual in enumerate(residuals):
+            lp = final if layer == n_layers - 1 else log_probabilities(readout, residual[part])
+            found, places, tops = compare(final, lp, wanted, targets[part])
+            outcomes[:, layer, part], rank[layer, part], top[layer, part] = (
+                tensor.cpu().numpy() for tensor in (found, places, tops)
+            )
+    if not np.isfinite(outcomes).all():
+        raise LensError(
+            f"{model.spec.where}: NaN or infinity in the residual stream; its dtype {model.spec.dtype} overflows: "
+            "choose bfloat16 or float32"
+        )
+    return Lens(outcomes, rank, top)
+
+
+def compare(
+    final: Float[Tensor, "tokens vocab"],
+    lens: Float[Tensor, "tokens vocab"],
+    wanted: Int[Tensor, " tokens"],
+    targets: Int[Tensor, " tokens"],
+) -> tuple[Float[Tensor, "outcomes tokens"], Int[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+    """Outcomes in the order of `OUTCOMES`, the rank of the wanted token in the lens, and the lens' top prediction.
+
+    Args:
+        final, lens: log-probabilities.
+        wanted: the final top prediction.
+        targets: the next token.
+    """
+    entropy = -(lens.exp() * lens).sum(-1)
+    kl = (final.exp() * (final - lens)).sum(-1)
+    loss = -lens.gather(-1, targets[:, None])[:, 0]
+    rank = (lens > lens.gather(-1, wanted[:, None])).sum(-1)
+    top = lens.argmax(-1)
+    return torch.stack([entropy, kl, loss, (top == wanted).to(lens.dtype), 1 / (rank + 1.0)]), rank, top
+
+
+def log_probabilities(readout: Readout, residual: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens vocab"]:
+    """Log-probabilities of a residual by its own norm statistics, in float64 on the read-out's device."""
+    x = residual.to(readout.W.device).double()
+    logits = precise_product(readout.normalise(x), readout.W) + readout.b.double()
+    return readout.cap(logits).log_softmax(-1)
+
+
+def residuals_of(
+    model: Model, tokens: Int[Array, "batch position"], counted: Bool[Array, "batch position"]
+) -> list[Float[Tensor, "tokens d"]]:
+    """What enters each block and then the final norm, at the counted positions, in the model's own dtype."""
+    names = [*map(residual_before, range(model.n_layers)), FINAL_RESIDUAL]
+    places = tuple(torch.from_numpy(place).to(model.device) for place in np.nonzero(counted))
+    caught: dict[str, Tensor] = {}
+
+    def keeping(name: str) -> Hook:
+        def keep(tensor: Tensor, hook: Any) -> None:
+            caught[name] = tensor[places].detach()  # a copy: later blocks may write into the stream
+
+        return keep
+
+    hooks = {name: keeping(name) for name in names}
+    hooked_forward(model.bridge, torch.from_numpy(tokens).long().to(model.device), hooks, logits_to_keep=1)
+    return [caught[name] for name in names]
+
+
+@torch.no_grad()
+def check_last_layer(model: Model, readout: Readout, text: Text) -> None:
+    """Compare the lens of the last layer with the model's own log-probabilities, on the first sequence; log the result.
+
+    Raises:
+        LensError: if they differ by more than rounding in the model's dtype explains.
+    """
+    row = np.flatnonzero(text.counted.any(axis=1))[:1]
+    counted = text.counted[row]
+    lens = log_probabilities(readout, residuals_of(model, text.tokens[row], counted)[-1])
+    places = tuple(torch.from_numpy(place).to(model.device) for place in np.nonzero(counted))
+    own = model.logits(torch.from_numpy(text.tokens[row]).long())[places].to(lens.device).double().log_softmax(-1)
+    error, tolerance = float((lens - own).abs().max() / (1 + own.abs().max())), TOLERANCE[model.spec.dtype]
+    message = (
+        f"the lens of the last layer differs from the model's own log-probabilities by {error:.1e} of the largest "
+        f"(tolerance in {model.spec.dtype}: {tolerance:.0e}; {len(own)} tokens, {own.shape[1]} ids)"
+    )
+    if not error <= tolerance:  # NaN too
+        raise LensError(f"{model.spec.where}: {message}: {model.architecture} is not covered")
+    print(message, file=sys.stderr)
+
+
+def batches(text: Text, batch_size: int) -> Iterator[Int[Array, " sequences"]]:
+    """Places of sequences with counted positions, `batch_size` at a time."""
+    wanted = np.flatnonzero(text.counted.any(axis=1))
+    for start in tqdm(range(0, len(wanted), batch_size), desc="lens", unit="batch", file=sys.stderr, disable=None):
+        yield wanted[start : start + batch_size]
+
+
+def means_frame(
+    sums: Float64[Array, "documents outcomes layers"],
+    counts: Int[Array, " documents"],
+    weights: Float64[Array, "resamples documents"],
+    level: float,
+) -> pl.DataFrame:
+    """The table "lens": means over tokens with intervals clustered by document."""
+    interval = clustered_interval(sums, counts, weights, level)
+    n_layers = sums.shape[2]
+    layer = np.arange(n_layers)
+    columns: dict[str, Array] = {"layer": layer, "depth": layer / (n_layers - 1)}
+    for place, name in enumerate(OUTCOMES):
+        ends = (interval.estimate, interval.low, interval.high)
+        columns |= {f"{name}{end}": values[place] for end, values in zip(("", "_low", "_high"), ends, strict=True)}
+    columns |= {f"entropy_bits{end}": columns[f"entropy{end}"] / math.log(2) for end in ("", "_low", "_high")}
+    frame = pl.DataFrame(columns).fill_nan(None)
+    return frame.with_columns(n_tokens=pl.lit(int(counts.sum())), n_documents=pl.lit(len(counts)))
+
+
+def documents_frame(
+    documents: Int[Array, " documents"],
+    sums: Float64[Array, "documents outcomes layers"],
+    counts: Int[Array, " documents"],
+) -> pl.DataFrame:
+    """The table "lens_documents", layers first."""
+    means = sums / counts[:, None, None]
+    n_layers = sums.shape[2]
+    columns = {name: means[:, OUTCOMES.index(name)].T.ravel() for name in ("entropy", "kl", "agreement")}
+    return pl.DataFrame(
+        {
+            "layer": np.repeat(np.arange(n_layers), len(documents)),
+            "document": np.tile(documents, n_layers),
+            "n_tokens": np.tile(counts, n_layers),
+        }
+        | columns
+    )
+
+
+def draw_passage(text: Text, length: int, seed: int) -> tuple[int, Int[Array, " positions"]]:
+    """A sequence and `length` counted positions in a row, of one document, drawn by the seed.
+
+    Each passage of the text has the same chance. Positions that do not count (line feeds, where they are excluded) are
+    passed over. Where no document has as many in one sequence, the passage is the longest one, the first of equals.
+    """
+    stretches = []
+    for sequence in np.flatnonzero(text.counted.any(axis=1)):
+        positions = np.flatnonzero(text.counted[sequence])
+        borders = np.flatnonzero(np.diff(text.documents[sequence, positions])) + 1
+        stretches += [(int(sequence), part) for part in np.split(positions, borders)]
+    starts = np.array([max(0, len(part) - length + 1) for _, part in stretches])
+    if not starts.sum():
+        return max(stretches, key=lambda stretch: len(stretch[1]))
+    start = int(np.random.default_rng([seed, 0x6C65]).integers(starts.sum()))
+    place = int(np.searchsorted(starts.cumsum(), start, side="right"))
+    start -= int(starts[:place].sum())
+    sequence, part = stretches[place]
+    return sequence, part[start : start + length]
+
+
+def passage_frame(
+    model: Model,
+    readout: Readout,
+    text: Text,
+    sequence: int,
+    positions: Int[Array, " positions"],
+    tokens_per_chunk: int,
+) -> pl.DataFrame:
+    """The table "lens_tokens": the lens at some positions of one sequence, layers first."""
+    chosen = np.zeros_like(text.counted[:1])
+    chosen[0, positions] = True
+    found = read_lens(model, readout, text.tokens[[sequence]], chosen, tokens_per_chunk)
+    strings = spell_tokens(model.tokenizer, model.d_vocab)
+    tokens, n_layers = text.tokens[sequence, positions], len(found.rank)
+    return pl.DataFrame(
+        {
+            "layer": np.repeat(np.arange(n_layers), len(positions)),
+            "sequence": np.full(n_layers * len(positions), sequence),
+            "position": np.tile(positions, n_layers),
+            "token": np.tile(tokens, n_layers),
+            "string": [strings[token] for token in tokens] * n_layers,
+            "entropy": found.outcomes[OUTCOMES.index("entropy")].ravel(),
+            "kl": found.outcomes[OUTCOMES.index("kl")].ravel(),
+            "rank": found.rank.ravel(),
+            "top_string": [strings[token] for token in found.top.ravel()],
+        },
+    )
