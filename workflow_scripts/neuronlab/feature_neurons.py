@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -43,7 +44,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 def token_table(model: Model) -> tuple[list[str], Bool[np.ndarray, "tokens features"]]:
     """The real tokens as text, and which of them have which features (columns in the order of `FEATURES`)."""
-    ids = model.readout().real.nonzero().flatten().tolist()
+    ids = np.flatnonzero(model.vocabulary.real).tolist()
     spelled = spell_tokens(model.tokenizer, model.d_vocab)
     strings = [spelled[token] for token in ids]
     has = feature_matrix(strings)
@@ -83,19 +84,23 @@ def _best(scores: Scores, top: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score_rows(
-    model: Model, candidates: pl.DataFrame, names: Sequence[str], has: Bool[np.ndarray, "tokens features"], top: int
+    model: Model,
+    W: Float[Tensor, "d tokens"],
+    candidates: pl.DataFrame,
+    names: Sequence[str],
+    has: Bool[np.ndarray, "tokens features"],
+    top: int,
 ) -> pl.DataFrame:
     """Rows of feature_neurons.parquet: the best `top` candidates of each feature.
 
     Args:
+        W: the read-out's columns of the real tokens.
         candidates: rows `layer`, `neuron`, `kind`.
         names: the features compared, columns of `has`.
         has: which real tokens have them.
     """
     if not len(candidates) or not names:
         return empty("feature_neurons")
-    readout = model.readout()
-    W = readout.W[:, readout.real]
     p_values: list[Float64[np.ndarray, "neurons features"]] = []
     frames, before = [], 0
     groups = candidates.partition_by("layer", maintain_order=True)
@@ -126,7 +131,11 @@ def score_rows(
 
 
 def histogram_rows(
-    model: Model, best: pl.DataFrame, names: Sequence[str], has: Bool[np.ndarray, "tokens features"]
+    model: Model,
+    W: Float[Tensor, "d tokens"],
+    best: pl.DataFrame,
+    names: Sequence[str],
+    has: Bool[np.ndarray, "tokens features"],
 ) -> pl.DataFrame:
     """Rows of feature_histograms.parquet: logit effects of each feature's best neurons, with it and without it.
 
@@ -135,11 +144,10 @@ def histogram_rows(
     chosen = best.filter(pl.col("place") < HISTOGRAM_NEURONS)
     if not len(chosen):
         return empty("feature_histograms")
-    readout = model.readout()
     pairs = list(chosen.select("layer", "neuron").unique().sort("layer", "neuron").iter_rows())
     layers = sorted({layer for layer, _ in pairs})
     w = torch.cat([model.w_out(layer)[[neuron for at, neuron in pairs if at == layer]] for layer in layers])
-    effects = dict(zip(pairs, logit_effects(w, readout.W[:, readout.real]), strict=True))
+    effects = dict(zip(pairs, logit_effects(w, W), strict=True))
     columns = dict(zip(names, has.T, strict=True))
     frames = []
     for layer, neuron, feature in chosen.select("layer", "neuron", "feature").iter_rows():
@@ -195,8 +203,10 @@ def score_features(
         )
     candidates = candidate_rows(frame, vocab_kurt_min, vocab_var_min)
     print(f"{len(candidates)} candidate neurons, {len(names)} features, {len(strings)} tokens")
-    best = score_rows(loaded, candidates, names, has[:, usable], top)
+    readout = loaded.readout()
+    W = readout.W[:, readout.real]
+    best = score_rows(loaded, W, candidates, names, has[:, usable], top)
     write_table(feature_rows(strings, has), features, "features", provenance)
     write_table(best, feature_neurons, "feature_neurons", provenance)
-    histograms = histogram_rows(loaded, best, names, has[:, usable])
+    histograms = histogram_rows(loaded, W, best, names, has[:, usable])
     write_table(histograms, feature_histograms, "feature_histograms", provenance)
