@@ -1,8 +1,8 @@
 """Features of tokens: yes-or-no questions about a token's text (METHODS C5, D2).
 
 A token is given as the text that it adds within a sequence (`boosted_tokens.spell_tokens`): " the" with its space,
-whether the tokenizer is a byte-level BPE or of SentencePiece's kind. A token that is part of a character only is
-spelled U+FFFD, which is not ASCII and nothing else.
+whether the tokenizer is a byte-level BPE or of SentencePiece's kind. A token that is but a part of a character is
+spelled U+FFFD: not ASCII, and neither a character nor a symbol.
 
 `FEATURES` is the table of all features, in the order of the reports: name, question, predicate. The questions are about
 spelling, not about meaning or morphology: " king" ends in -ing and " under" begins with un-. The *word* of a token is
@@ -22,6 +22,7 @@ from jaxtyping import Bool
 Predicate = Callable[[str], bool]
 
 LONG = 8  # letters
+PART = "\ufffd"  # what bytes that are no whole character decode to
 OPENING, CLOSING = frozenset("([{<"), frozenset(")]}>")
 QUOTES = frozenset("\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb")
 APOSTROPHES = frozenset("'\u2019")
@@ -138,7 +139,11 @@ def _starts_word(token: str) -> bool:
 
 
 def _one_character(token: str) -> bool:
-    return len(token) == 1 or (len(token) == 2 and token[0] == " ")
+    return PART not in token and (len(token) == 1 or (len(token) == 2 and token[0] == " "))
+
+
+def _symbols(token: str) -> bool:
+    return PART not in token and _all_of_category("S")(token)
 
 
 _TABLE: tuple[tuple[str, str, Predicate], ...] = (
@@ -194,7 +199,7 @@ _TABLE: tuple[tuple[str, str, Predicate], ...] = (
     ("number_word", "a number as a word: one, twenty, million", _one_of(NUMBERS)),
     # Punctuation
     ("punctuation", "punctuation marks and nothing else", _all_of_category("P")),
-    ("symbol", "symbols (currency, arithmetic, ...) and nothing else", _all_of_category("S")),
+    ("symbol", "symbols (currency, arithmetic, ...) and nothing else", _symbols),
     ("sentence_end", "full stop, exclamation mark, question mark", _all_in(frozenset(".!?"))),
     ("comma", "commas", _all_in(frozenset(","))),
     ("colon", "colon or semicolon", _all_in(frozenset(":;"))),
