@@ -47,8 +47,8 @@ class PowerSums:
     """
 
     mean: Float64[Array, " neurons"]
-    every: Float64[Array, "powers neurons"]
-    having: Float64[Array, "powers neurons features"]
+    every: Float64[Array, "4 neurons"]
+    having: Float64[Array, "4 neurons features"]
     n_tokens: int
     n_having: Int64[Array, " features"]
 
@@ -127,7 +127,7 @@ def power_sums(
     )
 
 
-def central(sums: Float64[Array, "powers *groups"], n: Int64[Array, "..."] | int) -> Float64[Array, "powers *groups"]:
+def central(sums: Float64[Array, "4 *groups"], n: Int64[Array, " features"] | int) -> Float64[Array, "3 *groups"]:
     """Sums of powers 2 to 4 of deviations from the group's own mean, from sums about another point.
 
     A sum of squares that is no more than the rounding of its terms is exactly 0.
@@ -140,7 +140,9 @@ def central(sums: Float64[Array, "powers *groups"], n: Int64[Array, "..."] | int
     return np.stack([square, cube, fourth - 4 * mean * third + 6 * mean**2 * second - 3 * n * mean**4])
 
 
-def shape(central_sums: Float64[Array, "powers *groups"], n: Int64[Array, "..."] | int) -> tuple[Array, Array]:
+def shape(
+    central_sums: Float64[Array, "3 *groups"], n: Int64[Array, " features"] | int
+) -> tuple[Float64[Array, "*groups"], Float64[Array, "*groups"]]:
     """Skewness E[z^3] and excess kurtosis E[z^4] - 3 of a group (population moments); NaN where it does not vary.
 
     z is the deviation over the standard deviation: (x - mean) / sd, not x - mean / sd.
