@@ -1,0 +1,241 @@
+"""Local attention against loops over Hugging Face's own attention; regression tests of METHODS C, defects 4 and 6."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import depth_texts
+import numpy as np
+import polars as pl
+import pytest
+import tiny_models
+import torch
+from neuronlab import local_attention
+from neuronlab.final_states import Text
+from neuronlab.local_attention import (
+    LocalAttentionError,
+    Measured,
+    bos_frame,
+    heads_frame,
+    layers_frame,
+    measure,
+    measure_local_attention,
+    pairs_of,
+)
+from neuronlab.models import Model, ModelSpec
+from neuronlab.sequence_sample import sample_sequences
+from neuronlab.statistics import bootstrap_weights
+from neuronlab.tables import read_table, write_table
+from transformers import AutoModelForCausalLM, GPT2Config
+
+TINY = Callable[..., Model]
+TABLES = ("local_attention", "attention_bos", "local_attention_layers")
+
+
+def eager(directory: Path, tokens: np.ndarray) -> np.ndarray:
+    """Attention of all layers by Hugging Face: [layer, sequence, head, query, key]."""
+    network = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return torch.stack(network(torch.from_numpy(tokens), output_attentions=True).attentions).double().numpy()
+
+
+def spec_of(directory: Path) -> ModelSpec:
+    return ModelSpec("tiny", "directory", path=str(directory), device="cpu")
+
+
+def run_rule(directory: Path, tokens: Path, folder: Path, **options: object) -> dict[str, pl.DataFrame]:
+    """The rule's three tables, by name."""
+    paths = {name: folder / f"{name}.parquet" for name in TABLES}
+    arguments = {"offsets": 3, "resamples": 50, "batch_size": 4} | options
+    measure_local_attention(model=spec_of(directory), tokens=tokens, **paths, **arguments)
+    return {name: read_table(path, name) for name, path in paths.items()}
+
+
+def by_loops(
+    attention: np.ndarray, frame: pl.DataFrame, offsets: int, bos: bool
+) -> tuple[dict[tuple[int, int, int], list[float]], dict[tuple[int, int], list[float]], dict[int, list[float]]]:
+    """Every attention probability that counts, per (layer, head, offset), (layer, head), and window sums per layer."""
+    single, sink, window = defaultdict(list), defaultdict(list), defaultdict(list)
+    for s, row in enumerate(frame.iter_rows(named=True)):
+        for q in range(len(row["tokens"])):
+            if not row["counted"][q]:
+                continue
+            for layer, head in np.ndindex(attention.shape[0], attention.shape[2]):
+                own = attention[layer, s, head, q]
+                for back in range(offsets + 1):
+                    key = q - back
+                    if key > 0 or (key == 0 and not bos):
+                        single[layer, head, back].append(own[key])
+                if bos:
+                    sink[layer, head].append(own[0])
+            earlier = list(range(1 if bos else 0, q))
+            if len(earlier) >= offsets:
+                for layer in range(attention.shape[0]):
+                    window[layer].append(sum(attention[layer, s, :, q, k].mean() for k in earlier[-offsets:]))
+    return single, sink, window
+
+
+def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path], tmp_path: Path) -> None:
+    bos = architecture not in tiny_models.WITHOUT_BOS
+    frame = depth_texts.depth_text(bos=bos)
+    path = depth_texts.write_depth_text(tmp_path / "tokens.parquet", bos=bos)
+    found = run_rule(tiny_directories[architecture], path, tmp_path)
+    attention = eager(tiny_directories[architecture], np.array(frame["tokens"].to_list()))
+    single, sink, window = by_loops(attention, frame, 3, bos)
+    assert len(found["local_attention"]) == 2 * 4 * 4
+    for row in found["local_attention"].iter_rows(named=True):
+        expected = single[row["layer"], row["head"], row["offset"]]
+        assert row["n"] == len(expected)
+        assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
+        assert row["attention_low"] <= row["attention"] <= row["attention_high"]
+    assert len(found["attention_bos"]) == (2 * 4 if bos else 0)
+    for row in found["attention_bos"].iter_rows(named=True):
+        expected = sink[row["layer"], row["head"]]
+        assert row["n"] == len(expected)
+        assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
+    assert found["local_attention_layers"]["depth"].to_list() == [0.0, 1.0]
+    for row in found["local_attention_layers"].iter_rows(named=True):
+        assert (row["window"], row["n"]) == (3, len(window[row["layer"]]))
+        assert row["attention"] == pytest.approx(np.mean(window[row["layer"]]), rel=1e-5)
+
+
+def all_on_key_zero(length: int, bos: bool, offsets: int) -> Measured:
+    """What is measured of one head that attends to key 0 from everywhere, all positions but 0 queries."""
+    counted = np.ones((1, length), dtype=bool)
+    counted[0, 0] = False
+    pairs = pairs_of(counted, np.array([bos]), offsets)
+    sums, counts = np.zeros((1, offsets + 3, 1, 1)), np.zeros((1, offsets + 3), dtype=np.int64)
+    np.add.at(sums, (0, pairs.measure, 0, 0), (pairs.key == 0).astype(float))
+    np.add.at(counts, (0, pairs.measure), 1)
+    counts[:, -1] //= offsets
+    return Measured(sums, counts)
+
+
+def test_attention_on_the_bos_is_not_local_c_defect_6() -> None:
+    """A pure sink has no local attention: position 0 is no key where it holds a BOS, and is one where it does not."""
+    weights, offsets = np.ones((1, 1)), 5
+    sink = all_on_key_zero(9, True, offsets)
+    assert heads_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [0.0] * 6
+    assert layers_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [0.0]
+    assert bos_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [1.0]
+    text = all_on_key_zero(9, False, offsets)
+    local = heads_frame(text, offsets, weights, 0.95)["attention"].to_list()
+    assert local == [0.0, 1 / 8, 1 / 7, 1 / 6, 1 / 5, 1 / 4]  # one query each, of those with a key so far back
+    assert bos_frame(text, offsets, weights, 0.95).is_empty()
+
+
+def test_early_rows_have_fewer_keys_c_defect_6() -> None:
+    """n shrinks by one per offset and sequence; the window takes the queries that have all its keys."""
+    found = all_on_key_zero(9, True, 3)
+    assert heads_frame(found, 3, np.ones((1, 1)), 0.95)["n"].to_list() == [8, 7, 6, 5]
+    assert layers_frame(found, 3, np.ones((1, 1)), 0.95)["n"].to_list() == [5]
+
+
+def test_documents_without_a_pair_are_not_counted_c_defect_6() -> None:
+    """A document whose only query is position 1 behind a BOS has a key at offset 0, and none further back."""
+    sums = np.zeros((2, 4, 1, 1))
+    sums[:, :, 0, 0] = [[0.5, 0.0, 0.2, 0.0], [0.7, 0.3, 0.1, 0.3]]
+    counts = np.array([[1, 0, 1, 0], [1, 1, 1, 1]])
+    weights = bootstrap_weights(2, 200, 0)
+    frame = heads_frame(Measured(sums, counts), 1, weights, 0.9)
+    assert frame["n_documents"].to_list() == [2, 1]
+    assert frame["attention"].to_list() == pytest.approx([0.6, 0.3])
+    assert layers_frame(Measured(sums, counts), 1, weights, 0.9)["n"].to_list() == [1]
+
+
+def test_intervals_resample_documents_with_all_their_tokens_c_defect_4(
+    tiny_model: TINY, tiny_directories: dict[str, Path], tmp_path: Path
+) -> None:
+    """Ends of an interval by a loop over resamples of documents; the mean weights tokens, not documents."""
+    path = depth_texts.write_depth_text(tmp_path / "tokens.parquet")
+    found = run_rule(tiny_directories["llama"], path, tmp_path, resamples=80, level=0.8, seed=5)["local_attention"]
+    text = Text.read(path)
+    attention = eager(tiny_directories["llama"], text.tokens)
+    groups = defaultdict(list)
+    for s, q in zip(*np.nonzero(text.counted), strict=True):
+        groups[text.documents[s, q]] += [attention[1, s, 2, q, q - 1]] if q > 1 else []
+    documents = [groups[document] for document in sorted(groups)]
+    means = []
+    for times in bootstrap_weights(len(documents), 80, 5).astype(int):
+        drawn = [value for values, n in zip(documents, times, strict=True) for value in values * n]
+        means.append(np.mean(drawn))
+    row = found.filter(layer=1, head=2, offset=1).row(0, named=True)
+    assert (row["attention_low"], row["attention_high"]) == pytest.approx(np.quantile(means, [0.1, 0.9]), rel=1e-5)
+    by_token = np.mean([value for values in documents for value in values])
+    assert row["attention"] == pytest.approx(by_token, rel=1e-5)
+    assert abs(by_token - np.mean([np.mean(values) for values in documents if values])) > 1e-4
+
+
+def test_batches_do_not_matter(tiny_model: TINY) -> None:
+    text = Text.of_frame(depth_texts.depth_text(), "made up")
+    one, many = (measure(tiny_model("gemma2"), text, 4, size) for size in (1, 5))
+    np.testing.assert_array_equal(one.counts, many.counts)
+    np.testing.assert_allclose(one.sums, many.sums, rtol=1e-4, atol=1e-6)
+
+
+def test_one_layers_pattern_at_a_time(tiny_model: TINY, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer's pattern arrives, that of the layer before it is gone."""
+    before: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+    visit_patterns = local_attention.visit_patterns
+
+    def watching(bridge: object, tokens: torch.Tensor, visit: Callable[[int, torch.Tensor], None]) -> None:
+        def watch(layer: int, pattern: torch.Tensor) -> None:
+            alive.extend(found() is not None for found in before)
+            before.append(weakref.ref(pattern))
+            visit(layer, pattern)
+
+        visit_patterns(bridge, tokens, watch)
+
+    monkeypatch.setattr(local_attention, "visit_patterns", watching)
+    measure(tiny_model("gpt2"), Text.of_frame(depth_texts.depth_text(), "made up"), 2, 8)
+    assert alive == [False]
+
+
+def test_a_sample_of_sequences_is_read(tiny_directories: dict[str, Path], tmp_path: Path) -> None:
+    path = depth_texts.write_depth_text(tmp_path / "tokens.parquet")
+    found = run_rule(tiny_directories["gpt2"], path, tmp_path, sequences=2, seed=1)
+    sampled = sample_sequences(Text.read(path), 2, 1).counted
+    assert sampled.any(axis=1).sum() == 2
+    assert found["attention_bos"]["n"].unique().to_list() == [sampled.sum()]
+
+
+def test_same_bytes_again(tiny_directories: dict[str, Path], tmp_path: Path) -> None:
+    path = depth_texts.write_depth_text(tmp_path / "tokens.parquet")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        run_rule(tiny_directories["gpt_neox"], path, tmp_path / folder)
+    for name in TABLES:
+        files = [tmp_path / folder / f"{name}.parquet" for folder in ("a", "b")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_window_beyond_every_history_is_refused(tiny_directories: dict[str, Path], tmp_path: Path) -> None:
+    """The last counted position is at most 18; behind a BOS it has 17 tokens before it."""
+    path = depth_texts.write_depth_text(tmp_path / "tokens.parquet")
+    last = int(np.nonzero(Text.read(path).counted)[1].max())
+    found = run_rule(tiny_directories["gpt2"], path, tmp_path, offsets=last - 1)
+    assert found["local_attention"]["n"].min() > 0
+    with pytest.raises(LocalAttentionError, match=rf"stages_of_inference\.offsets is {last}.*more than {last - 1}"):
+        run_rule(tiny_directories["gpt2"], path, tmp_path, offsets=last)
+
+
+def test_one_layer_and_one_document(tmp_path: Path) -> None:
+    """Depth is 0 and intervals are missing: nothing to resample."""
+    config = GPT2Config(
+        vocab_size=200, n_embd=32, n_inner=48, n_layer=1, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=1
+    )
+    tiny_models.make_model("gpt2", config=config).save_pretrained(tmp_path / "model")
+    tiny_models.make_tokenizer().save_pretrained(tmp_path / "model")
+    frame = depth_texts.depth_text().head(1)
+    frame = frame.with_columns(documents=pl.Series([[-1] + [7] * 19]))
+    write_table(frame, tmp_path / "tokens.parquet", "tokens")
+    found = run_rule(tmp_path / "model", tmp_path / "tokens.parquet", tmp_path)
+    assert found["local_attention_layers"]["depth"].to_list() == [0.0]
+    for table in found.values():
+        assert table["attention"].null_count() == 0
+        assert table["attention_low"].null_count() == len(table)
+    assert set(found["local_attention"]["n_documents"]) == {1}
