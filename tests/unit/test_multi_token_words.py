@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from neuronlab.documents import Documents, TextSpec, read_documents
-from neuronlab.multi_token_words import Pair, WordError, draw_pairs, read_document, read_words, word_spans
+from neuronlab.multi_token_words import Pair, WordError, candidates, draw_pairs, read_document, read_words, word_spans
 from neuronlab.texts import encode_documents
 from tiny_models import make_tokenizer
 from tiny_tokenizers import KINDS, byte_level
@@ -145,6 +145,39 @@ def test_characters_spread_over_tokens_count_as_tokens() -> None:
     assert pieces == {"in": 2, "the": 1, "café": 5, "日": 3, "naïve": 6}
 
 
+def test_tokens_that_hold_more_than_the_word_disqualify_it() -> None:
+    """Tokens over ", the", "cat." and "dog" with the space behind it: none of these words has tokens of its own."""
+    text = "sun, the cat. dog sea"
+    offsets = [(0, 3), (3, 6), (6, 8), (8, 10), (10, 13), (13, 18), (18, 21)]
+    read = read_document(0, text, range(7), offsets, ORDINARY)
+    assert list(zip(read.strings, read.last.tolist(), read.pieces.tolist(), strict=True)) == [
+        ("sun", 0, 1),
+        ("sea", 6, 1),
+    ]
+
+
+def test_context_is_as_long_as_asked_for_to_the_token() -> None:
+    """A word that ends at token n has n - 1 tokens and itself behind it for a sequence of n + 1, and no more."""
+    text = "a a a a a cat"
+    encoded = make_tokenizer()(text, add_special_tokens=False, return_offsets_mapping=True)
+    read = read_document(0, text, encoded["input_ids"], encoded["offset_mapping"], ORDINARY)
+    (last,), n = read.last[read.pieces == 3], len(encoded["input_ids"])
+    assert last == n - 1
+    assert read.fits(read.last, n).tolist() == [False] * 5 + [True]
+    assert not read.fits(read.last, n + 1).any()
+    assert read.before(last, n) == tuple(encoded["input_ids"])
+    assert len(candidates(read, 3, n - 3)) == 1
+    assert len(candidates(read, 3, n - 2)) == 0
+
+
+@pytest.mark.parametrize(("mark", "fitting"), [(0, True), (1, False), (2, False), (3, False), (4, True)])
+def test_a_mark_disqualifies_the_sequences_that_hold_it(mark: int, fitting: bool) -> None:
+    ordinary = ORDINARY.copy()
+    ordinary[mark] = False
+    read = read_document(0, "a b c d e", range(5), [(0, 1), (1, 3), (3, 5), (5, 7), (7, 9)], ordinary)
+    assert read.fits(np.array([3]), 3).tolist() == [fitting]
+
+
 def test_context_is_the_documents_own_text_with_punctuation() -> None:
     """C, defect 7: contexts are real text; every sequence is a stretch of its document's tokens, nothing left out."""
     documents, tokenizer = tiny_documents(), make_tokenizer()
@@ -212,6 +245,10 @@ def test_seed_set_before_sampling() -> None:
     np.random.random(7)  # noqa: NPY002
     assert draw(documents, words=12) == first
     assert draw(documents, words=12, seed=1) != first
+    settings = {"pieces": (2, 3), "words": 12, "context": 9}
+    read = read_words(documents, make_tokenizer(), ORDINARY, seed=0, **settings)
+    drawn = [draw_pairs(read, seed=seed, **settings) for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_reading_stops_when_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
