@@ -66,7 +66,7 @@ def bars(rows: pl.DataFrame, subset: str, *, end: float, foot: bool) -> alt.Laye
     facts, prompts = int(rows["n_facts"].max()), int(rows["n_prompts"].max())
     numbers = f"{theme.count(prompts, 'prompt')} of {theme.count(facts, 'fact')}"
     title = alt.Title(
-        "all prompts" if subset == ALL else f"subset {subset}",
+        "all prompts" if subset == ALL else f"subset {subset.replace('_', ' ')}",
         subtitle=numbers,
         fontSize=13,
         subtitleFontSize=12,

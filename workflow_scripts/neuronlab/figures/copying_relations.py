@@ -188,7 +188,7 @@ def chart(
             )
         )
     keys = {NAMES[label]: COLOURS[label] for label in LABELS}
-    keys |= {f"{groups.set_label(name)} ablated": colour for name, colour in colours.items()}
+    keys |= {groups.set_label(name): colour for name, colour in colours.items()}
     prompts = here.filter((pl.col("measure") == "gts") & (pl.col("set") == names[0]))["n_eligible"].sum()
     subtitle = [
         about(model, facts, theme.count(int(prompts), "prompt"), theme.count(number, "relation")),
