@@ -188,7 +188,7 @@ def overlaps(found: np.ndarray) -> int:
     return sum(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a, b in pairs)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 14))
 def test_labels_of_a_crowd_do_not_overlap(seed: int, count: int) -> None:
     """As many neurons as published sets have, within a tenth of the panel."""
