@@ -157,7 +157,7 @@ def chart(
         "CK: the answer is the object that the context names; PK: the one that the model knows; ND: neither"
         if total
         else None,
-        f"bars: {100 * level:g} % intervals, bootstrap by fact" if total else None,
+        f"bars: {100 * level:g} % intervals, by fact" if total else None,
         note,
     ]
     return theme.finish(alt.hconcat(*parts, spacing=56), TITLE, subtitle)

@@ -146,7 +146,7 @@ def chart(doses: pl.DataFrame, *, model: str, facts: str, level: float = 0.95) -
     sets = shown.filter(pl.col("kind").is_in(kinds)).group_by("control_of").agg(pl.col("set").n_unique())["set"].max()
     subtitle = [
         about(model, facts, sample),
-        f"band: {100 * level:g} % interval of the selection, bootstrap by fact",
+        f"band: {100 * level:g} % interval of the selection, by fact",
         f"thin: up to {theme.count(int(sets), 'control set')} per selection, clamped alike" if sets else None,
         copying_data.left_out(doses),
     ]

@@ -193,7 +193,7 @@ def chart(
     subtitle = [
         about(model, facts, theme.count(int(prompts), "prompt"), theme.count(number, "relation")),
         f"activations replaced by their {replacement}; beside the names: prompts",
-        f"bars: {100 * level:g} % intervals, bootstrap by fact" + (", cut off where a panel ends" if cut else ""),
+        f"bars: {100 * level:g} % intervals, by fact" + (", cut off where a panel ends" if cut else ""),
         f"the {LIMIT} relations with most prompts; {number - LIMIT:,} more in the table" if number > LIMIT else None,
         copying_data.left_out(here),
     ]
