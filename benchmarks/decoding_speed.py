@@ -36,9 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflow_script
 
 import numpy as np
 import torch
-from neuronlab.ablation import LastLayer, choose_kernel, readout_dtype
+from neuronlab.ablation import LastLayer
 from neuronlab.decoding import Decoded, decode_variants
 from neuronlab.demo.world_files import facts
+from neuronlab.last_layers import last_layer_of
 from neuronlab.models import Model, ModelSpec, load_model
 from neuronlab.naive_decoding import generate_batch
 from neuronlab.prompt_batches import by_length, read_prompts
@@ -175,16 +176,7 @@ def main() -> None:
             model = random_model(Path(folder), arguments)
         prompts = random_prompts(model, arguments.prompts, generator)
     groups = make_groups(model, prompts, arguments, generator)
-    layer = model.n_layers - 1
-    readout = model.readout(readout_dtype(model.d_model, model.d_vocab))
-    last = LastLayer(
-        layer=layer,
-        readout=readout,
-        w=model.w_out(layer),
-        raw=model.raw_w_out(layer),
-        reference=None,
-        kernel=choose_kernel(arguments.kernel, readout, model.device),
-    )
+    last = last_layer_of(model, kernel=arguments.kernel)
     every = [(group, row) for group in groups for row in range(len(group.variants))]
     places = np.linspace(0, len(every) - 1, min(arguments.naive, len(every))).astype(int)
     wanted = [every[i] for i in places]

@@ -188,6 +188,7 @@ def test_no_prompts_are_no_answers(tiny_model):
 def test_eos_ends_a_continuation_and_is_its_last_token(tiny_model, monkeypatch):
     model, prompts, groups = tiny_model("mistral", "float64"), random_prompts(), random_groups(True)
     last = last_layer_of(model, kernel="torch")
+    monkeypatch.setattr(model, "eos_token_id", None)
     free = decode(model, last, prompts, groups, finished=never)
     eos = free.continuations[1][0][1]
     assert free.continuations[1][0][0] != eos
