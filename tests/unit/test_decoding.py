@@ -2,86 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from neuronlab.ablation import LastLayer
-from neuronlab.decoding import Decoded, decode_variants
-from neuronlab.decoding_choice import choose
+from decoding_cases import SEED, decode, every_variant, never, random_groups, random_prompts, sometimes, taken
 from neuronlab.last_layers import last_layer_of
-from neuronlab.models import Model
 from neuronlab.naive_decoding import generate, generate_batch
-from neuronlab.prompt_batches import DecodingError, LastState
-from neuronlab.readout import fold
-from neuronlab.synthetic_sets import SyntheticSetError, synthetic_directions, synthetic_move
 from neuronlab.variant_groups import VariantGroup
-from neuronlab.variant_table import tabulate
-
-SEED, TIE = 3, 1e-6
-D_MLP = 48
-# (neurons, standard deviation of the values, draw of a synthetic control): weak, and strong enough to change any token.
-SETS = ((1, 1.0, None), (3, 3.0, None), (3, 0.3, None), (20, 2.0, None), (0, 1.0, None), (2, 4.0, 0), (20, 1.0, 1))
-
-
-def random_prompts(lengths: Sequence[int] = (1, 7, 21), seed: int = 1) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(2, 190, (n,), generator=generator).tolist() for n in lengths]
-
-
-def random_groups(synthetic: bool, values: int = 3, sets: Sequence[tuple] = SETS) -> list[VariantGroup]:
-    rng, groups, first = np.random.default_rng(0), [], 1
-    for size, scale, draw in sets:
-        chosen = tuple(rng.permutation(D_MLP)[:size].tolist())
-        held = scale * rng.standard_normal((values, size))
-        if draw is None or synthetic:
-            groups.append(VariantGroup(chosen, np.arange(first, first + values), held, draw))
-            first += values
-    return groups
-
-
-def never(generated: Sequence[int]) -> bool:
-    return False
-
-
-def sometimes(generated: Sequence[int]) -> bool:
-    """Ends continuations at different lengths."""
-    return generated[-1] % 5 == 0
-
-
-def decode(
-    model: Model,
-    last: LastLayer,
-    prompts: Sequence[Sequence[int]],
-    groups: Sequence[VariantGroup],
-    *,
-    new_tokens: int = 4,
-    finished: Callable[[Sequence[int]], bool] = sometimes,
-    batch_size: int = 2,
-    tie: float = TIE,
-) -> Decoded:
-    return decode_variants(
-        model,
-        last,
-        prompts,
-        groups,
-        new_tokens=new_tokens,
-        finished=finished,
-        batch_size=batch_size,
-        tie=tie,
-        seed=SEED,
-    )
-
-
-def taken(decoded: Decoded, prompt: int, variant: int) -> tuple[int, ...]:
-    return decoded.continuations[prompt][decoded.chosen[prompt, variant]]
-
-
-def every_variant(groups: Sequence[VariantGroup]) -> list[tuple[int, VariantGroup | None, int]]:
-    rows = [(int(v), group, row) for group in groups for row, v in enumerate(group.variants)]
-    return [(0, None, 0), *rows]
 
 
 @pytest.mark.parametrize("kernel", ["torch", "auto"])  # auto: numba wherever it covers the read-out
@@ -179,7 +108,7 @@ def test_no_prompts_are_no_answers(tiny_model):
     model = tiny_model("gemma2", "float64")
     decoded = decode(model, last_layer_of(model, kernel="torch"), [], random_groups(False))
     assert decoded.continuations == []
-    assert decoded.chosen.shape == (0, 16)
+    assert decoded.chosen.shape == (0, 11)
     assert (decoded.costs.prefixes, decoded.costs.passes) == (0, 0)
     assert decoded.root.residual.shape == (0, 32)
     assert decoded.root.mlp_out is not None
@@ -241,86 +170,6 @@ def test_near_ties_are_counted_as_the_hooks_see_them(tiny_model, architecture):
 def test_generation_in_padded_batches_is_a_fair_competitor(tiny_model, architecture):
     model, prompts = tiny_model(architecture, "float64"), random_prompts()
     last, group = last_layer_of(model, kernel="torch"), random_groups(False)[1]
-    batch = generate_batch(model, last, prompts, group, 2, new_tokens=4)
-    alone = [generate(model, last, prompt, group, 2, new_tokens=4, finished=never)[0] for prompt in prompts]
+    batch = generate_batch(model, last, prompts, group, 1, new_tokens=4)
+    alone = [generate(model, last, prompt, group, 1, new_tokens=4, finished=never)[0] for prompt in prompts]
     assert [tokens[: len(one)] for tokens, one in zip(batch, alone, strict=True)] == alone
-
-
-def test_values_that_are_not_numbers_are_refused_and_never_decoded(tiny_model):
-    model = tiny_model("gpt2", "float64")
-    last = last_layer_of(model, kernel="torch")
-    for bad in (np.nan, np.inf):
-        group = VariantGroup((5, 9), np.array([1, 2]), np.array([[0.0, 1.0], [0.0, bad]]))
-        with pytest.raises(DecodingError, match=r"neurons \[9\] are replaced by NaN or infinity"):
-            decode(model, last, random_prompts(), [group])
-
-
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        ([VariantGroup((48,), np.array([1]), np.zeros((1, 1)))], "must be different neurons of the last layer"),
-        ([VariantGroup((3, 3), np.array([1]), np.zeros((1, 2)))], "must be different neurons"),
-        ([VariantGroup((3,), np.array([1]), np.zeros((1, 2)))], "values of shape"),
-        ([VariantGroup((3,), np.array([0]), np.zeros((1, 1)))], "numbered from 1 without gaps"),
-        ([VariantGroup((3,), np.array([1, 3]), np.zeros((2, 1)))], "numbered from 1 without gaps"),
-        ([VariantGroup((3,), np.array([1]), np.zeros((1, 1)))] * 2, "each in one group"),
-    ],
-)
-def test_variants_that_do_not_fit_are_refused(tiny_model, groups, message):
-    model = tiny_model("gpt2", "float64")
-    with pytest.raises(DecodingError, match=message):
-        decode(model, last_layer_of(model, kernel="torch"), random_prompts(), groups)
-
-
-def test_a_layer_before_the_last_is_refused(tiny_model):
-    model = tiny_model("gpt2", "float64")
-    last = replace(last_layer_of(model, kernel="torch"), layer=0)
-    with pytest.raises(DecodingError, match="layer 0 is not the last one"):
-        decode(model, last, random_prompts(), [])
-
-
-def test_synthetic_groups_are_refused_behind_a_norm_after_the_mlp(tiny_model):
-    model = tiny_model("gemma2", "float64")
-    with pytest.raises(SyntheticSetError, match="norm after the MLP"):
-        decode(model, last_layer_of(model, kernel="torch"), random_prompts(), random_groups(True))
-
-
-@pytest.mark.parametrize("kernel", ["torch", "numba", "brute_force"])
-@pytest.mark.parametrize("kind", ["LN", "RMS"])
-@pytest.mark.parametrize("vocab", [40, 1500])
-def test_choices_equal_the_readout_of_the_moved_residual(kind, vocab, kernel):
-    """No model: states with large biases, sets large and small, and controls so strong that they turn x around."""
-    generator, d, neurons, nodes = torch.Generator().manual_seed(0), 16, D_MLP, 5
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    bias = draw(d) if kind == "LN" else None
-    readout = fold(draw(d, vocab), draw(vocab), 1 + 0.2 * draw(d), bias, eps=1e-2, kind=kind, dtype=torch.float64)
-    w = readout.centre(draw(neurons, d))
-    last = LastLayer(layer=0, readout=readout, w=w, raw=w, reference=None, kernel=kernel)
-    state = LastState(3 * draw(nodes, d) + 1, draw(nodes, neurons))
-    groups = random_groups(True, sets=(*SETS, (17, 30.0, None), (6, 300.0, 2), (30, 0.01, 3)))
-    table = tabulate(last, groups, SEED)
-    node, variant = (
-        part.flatten() for part in torch.meshgrid(torch.arange(nodes), torch.arange(len(table)), indexing="ij")
-    )
-    shuffled = torch.randperm(len(node), generator=generator)
-    node, variant = node[shuffled], variant[shuffled]
-    token, near = choose(last, table, state, node, variant, tie=0.05)
-    expected = torch.empty(nodes, len(table), vocab, dtype=torch.float64)
-    expected[:, 0] = readout.logits(state.residual)
-    for group in groups:
-        chosen = list(group.neurons)
-        for row, number in enumerate(group.variants):
-            delta = torch.from_numpy(group.values[row]) - state.activations[:, chosen]
-            moved = delta @ w[chosen]
-            if group.draw is not None:
-                r = synthetic_directions(readout, w[chosen], group.draw, SEED)
-                moved = synthetic_move(readout, state.residual, w[chosen], r, delta)
-            expected[:, int(number)] = readout.logits(state.residual + moved)
-    logits = expected[node, variant]
-    torch.testing.assert_close(token, logits.argmax(1))
-    best = logits.topk(2).values
-    torch.testing.assert_close(near, best[:, 0] - best[:, 1] < 0.05)
-    assert 0 < int(near.sum()) < len(near)
