@@ -25,8 +25,12 @@ def make(
     mlp: bool = False,
     softcap: float | None = None,
     flipped: bool = True,
+    single: bool = False,
 ) -> tuple[Lines, Readings, Changes]:
-    """Random logits, lines and factors; some f are negative, as an extreme synthetic control makes them."""
+    """Random logits, lines and factors; some f are negative, as an extreme synthetic control makes them.
+
+    `single`: lines in float32, as those of many neurons over a large vocabulary are kept.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -42,14 +46,15 @@ def make(
         e=strength * draw(PAIRS) if mlp else None,
         h=strength * draw(PAIRS, k),
     )
-    return Lines.of_logits(draw(LINES, vocab)), readings, changes
+    U = draw(LINES, vocab)
+    return Lines.of_logits(U.float() if single else U), readings, changes
 
 
 def plain(lines: Lines, nodes: Readings, changes: Changes) -> Tensor:
     """All logits of all pairs, by the formula."""
     f = changes.f[:, None]
     logits = f * nodes.logits[changes.node] + (1 - f) * nodes.b
-    logits += torch.einsum("pk,pkv->pv", changes.h, lines.U[changes.written])
+    logits += torch.einsum("pk,pkv->pv", changes.h, lines.U[changes.written].double())
     if changes.e is not None and nodes.m is not None:
         logits += changes.e[:, None] * nodes.m[changes.node]
     return nodes.cap(logits)
@@ -61,6 +66,7 @@ cases = st.fixed_dictionaries(
         "vocab": st.sampled_from([2, 3, 12, 60, 1300]),
         "k": st.integers(0, 6),
         "strength": st.sampled_from([0.0, 1e-3, 0.05, 0.3, 3.0]),
+        "single": st.booleans(),
     }
 )
 
