@@ -329,7 +329,7 @@ rule write_copying_tables:
         neurons="results/{model}/weights/neurons.parquet",
         null_space="results/{model}/weights/null_space.parquet",
     output:
-        tables=table_files(f"{KNOWLEDGE}/tables", COPYING_TABLES),
+        tables=tables_in_report(f"{KNOWLEDGE}/tables", COPYING_TABLES),
     log:
         "results/logs/{model}/facts/{facts}/write_copying_tables.log",
     benchmark:
@@ -357,7 +357,7 @@ rule compare_copying:
         scores=of_models("scores"),
         control_tests=of_models("control_tests"),
     output:
-        tables=table_files("results/copying/{facts}/tables", COMPARED_TABLES),
+        tables=tables_in_report("results/copying/{facts}/tables", COMPARED_TABLES),
     log:
         "results/logs/copying/{facts}/compare_copying.log",
     benchmark:
