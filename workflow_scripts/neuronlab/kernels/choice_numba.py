@@ -43,8 +43,7 @@ def decide(lines: Lines, nodes: Readings, changes: Changes, *, tie: float) -> De
 
 
 # Kept between processes: unlike `numba_kernel` it sums in the order written, and it takes constants as arguments.
-# Not cached, for the reason that `numba_kernel` gives.
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _decide(
     node, written, f, h, logits, largest, best, top, b, b_low, b_high, U, low, high, tie, rounding, token, near
 ):
@@ -84,7 +83,7 @@ def _decide(
         token[i], near[i] = chosen, first - second < tie
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _compare(value, v, first, second, chosen, rounding):
     """The two largest logits and the best token, the lowest id among equals, after one more logit."""
     equal = rounding * (1 + abs(value))
