@@ -24,6 +24,7 @@ include: "rules/presentation.smk"
 include: "rules/presentation_sets.smk"
 include: "rules/presentation_induction.smk"
 include: "rules/comparison.smk"
+include: "rules/common_knowledge.smk"
 include: "rules/knowledge.smk"
 include: "rules/presentation_knowledge.smk"
 

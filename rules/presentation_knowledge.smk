@@ -117,6 +117,7 @@ rule draw_class_counts:
     input:
         class_counts=f"{KNOWLEDGE}/class_counts.parquet",
         funnel=f"{KNOWLEDGE}/funnel.parquet",
+        answers=f"{KNOWLEDGE}/answers.parquet",
     output:
         figures=in_report(f"{KNOWLEDGE}/figures/class_counts", "class_counts"),
     log:
@@ -361,6 +362,7 @@ rule draw_activation_densities:
     params:
         code=library("draw_activation_densities"),
         replacements=COPY["replacements"],
+        seed=config["seed"],
     script:
         "../workflow_scripts/draw_activation_densities.py"
 

@@ -134,6 +134,22 @@ def table_files(folder, names):
     return [f"{folder}/{name}.{suffix}" for name in names for suffix in ("tex", "html")]
 
 
+def tables_in_report(folder, names):
+    """The same files; the HTML ones have a place in the report."""
+    model = "{model}" if "{model}" in folder else "all models"
+    files = []
+    for name in names:
+        shown = f"table: {name.replace('_', ' ')}"
+        html = report(
+            f"{folder}/{name}.html",
+            category="Context copying",
+            subcategory=model,
+            labels={"model": model, "facts": "{facts}", "figure": shown},
+        )
+        files += [f"{folder}/{name}.tex", html]
+    return files
+
+
 def context_copying_results():
     """Figures and tables of study B for every configured model and knowledge base."""
     study = config["context_copying"]

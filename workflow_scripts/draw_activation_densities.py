@@ -11,4 +11,5 @@ with job(snakemake):
         model=snakemake.wildcards.model,
         facts=snakemake.wildcards.facts,
         replacements=snakemake.params.replacements,
+        seed=snakemake.params.seed,
     )

@@ -7,6 +7,7 @@ with job(snakemake):
     draw(
         class_counts=snakemake.input.class_counts,
         funnel=snakemake.input.funnel,
+        answers=snakemake.input.answers,
         figures=snakemake.output.figures,
         model=snakemake.wildcards.model,
         facts=snakemake.wildcards.facts,

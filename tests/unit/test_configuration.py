@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from neuronlab import token_frequency
+from neuronlab import copying_sets, token_frequency
 from neuronlab.config_reference import render
 from neuronlab.configuration import EFFECT_SETS, ConfigError, check_config, check_keys
 
@@ -104,8 +104,8 @@ def test_a_repeated_stretch_that_just_fits():
         check_config(config)
 
 
-def test_the_reserved_set_name_is_the_one_that_the_workflow_gives():
-    assert {token_frequency.NAME} == EFFECT_SETS
+def test_the_reserved_set_names_are_those_that_the_workflow_gives():
+    assert {token_frequency.NAME, copying_sets.INDUCTION_DRIVEN} == EFFECT_SETS
 
 
 def test_the_reference_names_every_key_of_the_schema():

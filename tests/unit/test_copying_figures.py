@@ -396,3 +396,8 @@ def test_captions_render(name: str) -> None:
     assert "90 %" in text
     assert "pararel" in html
     assert "mailto" not in html  # '@' outside of a literal becomes a link
+
+
+def test_the_class_counts_say_how_many_own_answers_are_right():
+    answers = pl.DataFrame({"correct": [True, False, False]})
+    assert class_counts.right_answers(answers).endswith("for 1 of 3 facts")

@@ -140,8 +140,17 @@ def test_controls_and_other_values_of_k_do_not_enter(tables: dict[str, pl.DataFr
     }
     chance = selected_neurons.chance(tables["null_space"], world.k)
     assert chance == pytest.approx(np.sqrt(world.k / world.d_model), abs=1e-12)
+    assert f"rho of a random direction, {chance:.2f}" in said(made("selected_neurons", tables))
     with pytest.raises(ValueError, match=r"no rho for k = 99.*4, 8"):
         made("selected_neurons", tables, k=99)
+
+
+def test_small_values_of_rho_fill_the_panel_and_large_ones_share_an_axis() -> None:
+    none = pl.Series([None], dtype=pl.Float64)
+    assert selected_neurons.rho_domain(pl.Series([0.9, None]), none) == (0.0, 1.0)
+    assert selected_neurons.rho_domain(pl.Series([0.1]), pl.Series([0.2])) == (0.0, pytest.approx(0.23))
+    assert selected_neurons.rho_domain(pl.Series([0.0])) == (0.0, 0.05)
+    assert selected_neurons.rho_domain(none) == (0.0, 1.0)
 
 
 def test_only_the_sets_asked_for_are_marked(tables: dict[str, pl.DataFrame], tmp_path: Path) -> None:
@@ -179,7 +188,7 @@ def overlaps(found: np.ndarray) -> int:
     return sum(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a, b in pairs)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 14))
 def test_labels_of_a_crowd_do_not_overlap(seed: int, count: int) -> None:
     """As many neurons as published sets have, within a tenth of the panel."""

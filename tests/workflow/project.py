@@ -28,8 +28,13 @@ def make_text(path: Path, *, documents: int = 12, words: int = 60, seed: int = 0
 def make_facts(path: Path) -> Path:
     """Facts about five people in two relations; both relations have several objects."""
     people = ("she", "hen", "the old hen", "an old man", "walking harbour")
-    things = {"is in": ("sand", "tin", "harbour", "morning", "sand"), "was at": ("then", "tin", "an old morning", "in", "hen")}
-    rows = [f"{who},{relation},{what}" for relation, named in things.items() for who, what in zip(people, named, strict=True)]
+    things = {
+        "is in": ("sand", "tin", "harbour", "morning", "sand"),
+        "was at": ("then", "tin", "an old morning", "in", "hen"),
+    }
+    rows = [
+        f"{who},{relation},{what}" for relation in things for who, what in zip(people, things[relation], strict=True)
+    ]
     path.write_text("\n".join(["subject,relation,object", *rows]) + "\n")
     return path
 

@@ -77,7 +77,7 @@ def set_value(config: dict, path: str, value: object) -> dict:
         ("facts.people.path", "nowhere.csv", "facts.people.path: there is no file 'nowhere.csv'"),
         ("facts.people.path", "words.txt", "facts.people.path: 'words.txt' is none of .csv,"),
         ("facts.people", {"source": "file"}, "facts.people.path is missing: source 'file' needs it"),
-        ("facts.people", {"source": "demo", "path": "facts.csv"}, "path and relations have no meaning for source 'demo'"),
+        ("facts.people", {"source": "demo", "path": "facts.csv"}, "path and relations have no meaning for source"),
         ("facts.people", {"source": "pararel", "path": "facts.csv"}, "give both path (.csv) and relations (.xlsx)"),
         ("facts.people.text", "wrods", "facts.people.text: there is no 'wrods' under texts in the configuration; did"),
         (

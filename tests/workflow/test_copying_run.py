@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from project import Project, small_config
-
 from neuronlab.tables import read_table
+from project import Project, small_config
 
 KNOWLEDGE = "results/tiny/facts/people/knowledge"
 
@@ -54,7 +53,8 @@ def test_the_scores_are_those_of_the_labels(finished):
     labels = {(row["prompt"], row["variant"]): row["label"] for row in decoded.iter_rows(named=True)}
     prompts = table(finished, "conflicts", "conflicts")["prompt"].to_list()
     scores = table(finished, "scores", "copying_scores")
-    for row in table(finished, "variants", "variants").filter(kind="selection", replacement="zero").iter_rows(named=True):
+    variants = table(finished, "variants", "variants").filter(kind="selection", replacement="zero")
+    for row in variants.iter_rows(named=True):
         changed = sum(labels[p, 0] != labels[p, row["variant"]] for p in prompts)
         measured = scores.filter(set=row["set"], replacement="zero", measure="gts").row(0, named=True)
         assert (measured["n"], measured["n_eligible"]) == (changed, len(prompts))

@@ -46,7 +46,9 @@ class Conflicts:
         for number, prompt, *objects in zip(self.numbers, self.prompts, self.counter_ids, self.answer_ids, strict=True):
             for name, ids in zip(("counter-object", "parametric answer"), objects, strict=True):
                 if not ids:
-                    raise ConflictPromptError(f"{where}: the {name} of prompt {number} has no tokens; make the prompts again")
+                    raise ConflictPromptError(
+                        f"{where}: the {name} of prompt {number} has no tokens; make the prompts again"
+                    )
                 if not all(0 <= token < model.d_vocab for token in ids):
                     raise ConflictPromptError(
                         f"{where}: the {name} of prompt {number} has ids outside the vocabulary of {model.spec.where} "

@@ -38,7 +38,7 @@ from neuronlab.tables import read_table
 
 CONTROLS = {"uniform": "uniform", "norm_matched": "norm-matched", "synthetic": "synthetic"}
 SETS = {"token_frequency": "token-frequency", "induction_driven": "induction-driven"}
-INTERVALS = "bootstrap over facts; Wilson's where none or all are counted"
+INTERVALS = "bootstrap over facts; Wilson's with their design effect where fewer than ten differ"
 MEANINGS = "CK: the answer is the context's object, PK: the model's own, ND: neither"
 
 

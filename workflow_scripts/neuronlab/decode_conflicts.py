@@ -50,10 +50,12 @@ def decode_conflicts(
         tokens_per_chunk: places whose effects are held in memory at once; changes results by rounding at most.
 
     Raises:
-        ConflictPromptError, DecodingError, VariantError, ReplacementError, TableError, ModelError: whatever does not fit.
+        ConflictPromptError, DecodingError, VariantError, ReplacementError, TableError, ModelError: what does not fit.
     """
     if not 0 <= shard < shards:
-        raise ConflictPromptError(f"shard {shard} of {shards}: context_copying.shards must be larger than the shard's number")
+        raise ConflictPromptError(
+            f"shard {shard} of {shards}: context_copying.shards must be larger than the shard's number"
+        )
     everything = read_table(conflicts, "conflicts")
     table = read_table(variants, "variants")
     mine = Conflicts.of_frame(everything.filter(pl.col("prompt") % shards == shard))

@@ -29,7 +29,6 @@ from neuronlab.prompt_batches import DecodingError, LastState, Prefixes, by_leng
 from neuronlab.variant_groups import VariantGroup
 from neuronlab.variant_table import VariantTable, tabulate
 
-
 ROWS_PER_PROMPT = 4  # rows of one token that share a pass, for each prompt that does
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuronlab.ablation import LastLayer, readout_dtype
+from neuronlab.kernels.interface import precise_product
 from neuronlab.models import Model
 from neuronlab.prompt_batches import Prefixes, by_length, check_prompts, extend, read_prompts
 from neuronlab.readout import Readout
@@ -97,6 +98,6 @@ def _readout(model: Model) -> Readout:
 
 
 def _log_probs(readout: Readout, prefixes: Prefixes) -> Float[Tensor, "rows vocab"]:
-    # A read-out that is too large for float64 is multiplied in float32; what follows is float64 in any case.
-    residual = prefixes.state.residual.to(readout.W.device, readout.W.dtype)
-    return readout.logits(residual).double().log_softmax(-1)
+    residual = prefixes.state.residual.to(readout.W.device).double()
+    logits = precise_product(readout.normalise(residual), readout.W) + readout.b.double()
+    return readout.cap(logits).log_softmax(-1)

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from neuronlab.ablation import LastLayer
 from neuronlab.bridge_parts import FINAL_RESIDUAL, Hook, hooked_forward, post_activation
 from neuronlab.models import Model
-from neuronlab.prompt_batches import check_prompts
+from neuronlab.prompt_batches import check_prompts, pad_left
 from neuronlab.synthetic_sets import synthetic_directions, synthetic_move
 from neuronlab.variant_groups import VariantGroup
 
@@ -65,6 +65,42 @@ def generate(
         if found[-1] == model.eos_token_id or finished(found):
             break
     return tuple(found), tuple(gaps)
+
+
+@torch.no_grad()
+def generate_batch(
+    model: Model,
+    last: LastLayer,
+    prompts: Sequence[Sequence[int]],
+    group: VariantGroup | None,
+    row: int,
+    *,
+    new_tokens: int,
+    seed: int = 0,
+) -> list[tuple[int, ...]]:
+    """The same for several prompts at a time, left-padded, with kept keys and no end but the length: the competitor.
+
+    It is what a careful script does for one variant after the other; `benchmarks/decoding_speed.py` times it.
+    """
+    hooks = variant_hooks(model, last, group, row, seed=seed)
+    tokens, real = pad_left(prompts)
+    tokens, real = tokens.to(model.device), real.to(model.device)
+    kept, found = DynamicCache(), []
+    for _ in range(new_tokens):
+        positions = (real.long().cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        logits = hooked_forward(
+            model.bridge,
+            tokens,
+            hooks,
+            attention_mask=real.long(),
+            position_ids=positions,
+            past_key_values=kept,
+            logits_to_keep=1,
+        )
+        tokens = logits[:, -1].argmax(-1, keepdim=True)
+        real = torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
+        found.append(tokens)
+    return [tuple(chosen) for chosen in torch.cat(found, 1).tolist()]
 
 
 def variant_hooks(

@@ -37,7 +37,7 @@ def check_synthetic(readout: Readout) -> None:
     if readout.post_gain is not None:
         raise SyntheticSetError(
             "synthetic control sets are not made for models with a norm after the MLP (Gemma-2): what a set writes "
-            "there is rescaled with the whole MLP; set context_copying's number of synthetic controls to 0"
+            "there is rescaled with the whole MLP; set context_copying.controls.synthetic to 0"
         )
 
 

@@ -66,7 +66,7 @@ def bars(rows: pl.DataFrame, subset: str, *, end: float, foot: bool) -> alt.Laye
     facts, prompts = int(rows["n_facts"].max()), int(rows["n_prompts"].max())
     numbers = f"{theme.count(prompts, 'prompt')} of {theme.count(facts, 'fact')}"
     title = alt.Title(
-        "all prompts" if subset == ALL else f"subset {subset}",
+        "all prompts" if subset == ALL else f"subset {subset.replace('_', ' ')}",
         subtitle=numbers,
         fontSize=13,
         subtitleFontSize=12,
@@ -129,10 +129,22 @@ def _round_ticks(most: int) -> list[float]:
     return [float(i * step) for i in range(int(most // step) + 1)]
 
 
+def right_answers(answers: pl.DataFrame) -> str:
+    """How much of what the model says by itself is what the knowledge base says."""
+    right = int(answers["correct"].sum())
+    return f"asked alone, the model names the knowledge base's object for {right:,} of {len(answers):,} facts"
+
+
 def chart(
-    class_counts: pl.DataFrame, funnel: pl.DataFrame, *, model: str, facts: str, level: float = 0.95
+    class_counts: pl.DataFrame,
+    funnel: pl.DataFrame,
+    answers: pl.DataFrame | None = None,
+    *,
+    model: str,
+    facts: str,
+    level: float = 0.95,
 ) -> alt.TopLevelMixin:
-    """The figure, from the tables `class_counts` and `funnel`."""
+    """The figure, from the tables `class_counts` and `funnel`; with `answers`, how many of those are right."""
     everything = class_counts.filter(pl.col("subset") == ALL)
     total = int(everything["n_prompts"].max() or 0) if len(everything) else 0
     parts: list[alt.TopLevelMixin] = []
@@ -157,7 +169,8 @@ def chart(
         "CK: the answer is the object that the context names; PK: the one that the model knows; ND: neither"
         if total
         else None,
-        f"bars: {100 * level:g} % intervals, bootstrap by fact" if total else None,
+        None if answers is None else right_answers(answers),
+        f"bars: {100 * level:g} % intervals, by fact" if total else None,
         note,
     ]
     return theme.finish(alt.hconcat(*parts, spacing=56), TITLE, subtitle)
@@ -167,6 +180,7 @@ def draw(
     *,
     class_counts: str | Path,
     funnel: str | Path,
+    answers: str | Path | None = None,
     figures: Sequence[str | Path],
     model: str,
     facts: str,
@@ -176,6 +190,7 @@ def draw(
     made = chart(
         read_table(class_counts, "class_counts"),
         read_table(funnel, "funnel"),
+        None if answers is None else read_table(answers, "answers"),
         model=model,
         facts=facts,
         level=level,

@@ -209,7 +209,7 @@ def chart(
     subtitle = [
         about(model, facts, sample),
         f"activations replaced by their {replacement}; of the prompts without a label, the share that gets it",
-        f"selections with {100 * level:g} % intervals, bootstrap by fact",
+        f"selections with {100 * level:g} % intervals, by fact",
         f"ticks: means of the control sets; shaded: {copying_data.RANGE_WORDS}",
         f"{DOTS} control sets drawn of {many:,}" if (many or 0) > DOTS else None,
         copying_data.left_out(here),

@@ -171,7 +171,7 @@ def chart(
     lowest = _lowest_p(control_tests, names)
     subtitle = [
         about(model, facts, sample),
-        f"bars: selections {100 * level:g} % intervals, bootstrap by fact; {copying_data.RANGE_WORDS}",
+        f"bars: selections {100 * level:g} % intervals, by fact; {copying_data.RANGE_WORDS}",
         "square-root axis" if any(root for _, root in scales.values()) else None,
         lowest,
         copying_data.left_out(shown),

@@ -1,7 +1,7 @@
 """Dose and response of copying: a set clamped over a grid, from the smallest to the largest activation of each neuron.
 
-A column per selection; above, how many answers follow the context, the model's knowledge or neither; beneath, how the
-entropy at the prompt's end changes. Thin lines are control sets.
+A column per selection; above, a row per label with the share of answers that have it; beneath, how the entropy at the
+prompt's end changes. Thin lines are control sets.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import altair as alt
 import polars as pl
 
 from neuronlab.figures import copying_data, groups, saving, theme
-from neuronlab.figures.copying_labels import COLOURS, CONTROL_COLOURS, NAMES, about, label_colours
+from neuronlab.figures.copying_labels import COLOURS, CONTROL_COLOURS, CONTROLS, NAMES, about
 from neuronlab.schemas_knowledge import LABELS
 from neuronlab.tables import read_table
 
 TITLE = "Copying against the dose: neurons held at a value between their smallest and largest"
 WIDTHS = {1: 480, 2: 360, 3: 280}
-NARROW, HEIGHT, ENTROPY_HEIGHT = 220, 250, 130
+NARROW, HEIGHT = 220, 118
 
 
 def long_shares(doses: pl.DataFrame) -> pl.DataFrame:
@@ -51,78 +51,66 @@ def _dose_axis(foot: bool) -> alt.X:
     return alt.X("dose:Q", scale=alt.Scale(domain=[0.0, 1.0], nice=False), axis=axis)
 
 
-def shares_panel(
-    shares: pl.DataFrame, name: str, domain: Sequence[float], *, width: int, first: bool
+def panel(
+    frame: pl.DataFrame,
+    name: str,
+    column: str,
+    axis: alt.Axis,
+    domain: Sequence[float],
+    colour: str,
+    *,
+    width: int,
+    foot: bool,
 ) -> alt.LayerChart:
-    """The labels' shares against the dose: the selection with its interval, its controls, the clean model."""
-    own = shares.filter((pl.col("kind") == "selection") & (pl.col("set") == name)).drop_nulls("share")
-    controls = shares.filter(pl.col("control_of") == name).drop_nulls("share")
-    clean = shares.filter(pl.col("kind") == "clean").drop_nulls("share")
-    scale = alt.Scale(domain=list(domain), nice=False, zero=False)
-    axis = copying_data.percent_axis("share of answers (%)" if first else None, minExtent=34)
-    y, x = alt.Y("share:Q", scale=scale, axis=axis), _dose_axis(foot=False)
-    band = alt.Chart(own.drop_nulls(["low", "high"])).mark_area(opacity=0.2)
-    line = alt.Chart(own).encode(x=x, y=y, color=label_colours(), tooltip=["label:N", "dose:Q", "share:Q"])
-    layers = [
-        alt.Chart(clean).mark_rule(strokeDash=[5, 3], strokeWidth=1.4).encode(y=y, color=label_colours()),
-        alt.Chart(controls)
-        .mark_line(strokeWidth=0.7, opacity=0.4)
-        .encode(x=x, y=y, color=label_colours(), detail="set:N"),
-        band.encode(x=x, y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q", color=label_colours()),
-        line.mark_line(strokeWidth=2.4),
-        line.mark_circle(size=34, opacity=1),
-    ]
-    return alt.layer(*layers).properties(width=width, height=HEIGHT)
+    """One quantity against the dose: the selection with its interval, its controls, the clean model.
 
-
-def entropy_panel(
-    doses: pl.DataFrame, name: str, domain: Sequence[float], colour: str, *, width: int, first: bool
-) -> alt.LayerChart:
-    """Mean change of the entropy against the dose."""
-    own = doses.filter((pl.col("kind") == "selection") & (pl.col("set") == name)).drop_nulls("entropy_change")
-    controls = doses.filter(pl.col("control_of") == name).drop_nulls("entropy_change")
+    Args:
+        frame: with the columns kind, set, control_of, dose and `column`, and with low and high.
+        foot: whether the horizontal axis is labelled.
+    """
+    there = frame.drop_nulls(column)
+    own = there.filter((pl.col("kind") == "selection") & (pl.col("set") == name))
+    controls = there.filter(pl.col("control_of") == name)
     controls = controls.with_columns(shade=pl.col("kind").replace_strict(CONTROL_COLOURS, default=theme.FAINT))
     scale = alt.Scale(domain=list(domain), nice=False, zero=False)
-    axis = alt.Axis(title=["change of the", "entropy (nats)"] if first else None, tickCount=5, minExtent=34)
-    y, x = alt.Y("entropy_change:Q", scale=scale, axis=axis), _dose_axis(foot=True)
-    band = alt.Chart(own.drop_nulls("entropy_change_low")).mark_area(opacity=0.22, color=colour)
-    line = alt.Chart(own).encode(x=x, y=y)
-    layers = [
-        alt.Chart(pl.DataFrame({"entropy_change": [0.0]})).mark_rule(color="#9aa3ac").encode(y=y),
+    y, x = alt.Y(f"{column}:Q", scale=scale, axis=axis), _dose_axis(foot=foot)
+    band = alt.Chart(own.drop_nulls(["low", "high"])).mark_area(opacity=0.25, color=colour)
+    line = alt.Chart(own).encode(
+        x=x, y=y, tooltip=[alt.Tooltip(f"{of}:Q", format=".4g") for of in ("dose", column, "low", "high")]
+    )
+    return alt.layer(
         alt.Chart(controls)
-        .mark_line(strokeWidth=0.8, opacity=0.7)
-        .encode(
-            x=x,
-            y=y,
-            detail="set:N",
-            color=alt.Color("shade:N", scale=None),
-        ),
-        band.encode(x=x, y=alt.Y("entropy_change_low:Q", scale=scale, axis=axis), y2="entropy_change_high:Q"),
+        .mark_line(strokeWidth=0.8, opacity=0.55)
+        .encode(x=x, y=y, detail="set:N", color=alt.Color("shade:N", scale=None)),
+        alt.Chart(there.filter(pl.col("kind") == "clean"))
+        .mark_rule(strokeDash=[5, 3], strokeWidth=1.4, color=theme.INK)
+        .encode(y=y),
+        band.encode(x=x, y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q"),
         line.mark_line(strokeWidth=2.4, color=colour),
         line.mark_circle(size=34, opacity=1, color=colour),
-    ]
-    return alt.layer(*layers).properties(width=width, height=ENTROPY_HEIGHT)
+    ).properties(width=width, height=HEIGHT)
 
 
-def legend(width: int, *, controls: bool, clean: bool) -> alt.LayerChart:
-    """What the lines are, as a row of its own."""
-    entries = [(NAMES[label], COLOURS[label], 2.4, [1, 0]) for label in LABELS]
-    entries += [("clean model", theme.INK, 1.4, [5, 3])] if clean else []
-    entries += [("control sets", theme.FAINT, 0.8, [1, 0])] if controls else []
+def legend(kinds: Sequence[str], width: int, *, clean: bool) -> alt.LayerChart | None:
+    """What the thin and dashed lines are, as a row of its own."""
+    entries = [("clean model", theme.INK, 1.4, [5, 3])] if clean else []
+    entries += [(CONTROLS[kind], CONTROL_COLOURS[kind], 1.2, [1, 0]) for kind in kinds]
     at, layers = 8.0, []
     x = {"scale": alt.Scale(domain=[0, width], range=[0, width], nice=False), "axis": None}
     for name, colour, thickness, dash in entries:
         base = alt.Chart(pl.DataFrame({"name": [name], "at": [at], "to": [at + 26]})).encode(y=alt.value(8))
+        sample = base.mark_rule(color=colour, strokeWidth=thickness, strokeDash=dash)
+        text = base.mark_text(align="left", dx=7, fontSize=12.5, color=theme.INK)
         layers += [
-            base.mark_rule(color=colour, strokeWidth=thickness, strokeDash=dash).encode(
-                x=alt.X("at:Q", **x), x2="to:Q"
-            ),
-            base.mark_text(align="left", dx=7, fontSize=12.5, color=theme.INK).encode(
-                x=alt.X("to:Q", **x), text="name:N"
-            ),
+            sample.encode(x=alt.X("at:Q", **x), x2="to:Q"),
+            text.encode(x=alt.X("to:Q", **x), text="name:N"),
         ]
         at += 58 + 6.4 * len(name)
-    return alt.layer(*layers).properties(width=width, height=18)
+    return alt.layer(*layers).properties(width=width, height=18) if layers else None
+
+
+def _domain(frame: pl.DataFrame, column: str, *, include: Sequence[float] = ()) -> list[float]:
+    return theme.linear_domain(frame[column], frame["low"], frame["high"], include=include, pad=0.06)
 
 
 def chart(doses: pl.DataFrame, *, model: str, facts: str, level: float = 0.95) -> alt.TopLevelMixin:
@@ -135,29 +123,36 @@ def chart(doses: pl.DataFrame, *, model: str, facts: str, level: float = 0.95) -
         return theme.finish(theme.note_chart(why), TITLE, [about(model, facts, sample)])
     shown = doses.filter((pl.col("kind") == "clean") | pl.coalesce("control_of", "set").is_in(names))
     shares, colours = long_shares(shown), copying_data.set_colours(names)
-    domain = theme.linear_domain(shares["share"], shares["low"], shares["high"], pad=0.05)
-    domain = [max(domain[0], 0.0) if domain[0] > 0.2 else 0.0, min(domain[1], 1.0)]
-    changes = [shown[column] for column in ("entropy_change", "entropy_change_low", "entropy_change_high")]
-    limits = theme.linear_domain(*changes, include=[0.0], pad=0.06)
+    changes = shown.rename({"entropy_change_low": "low", "entropy_change_high": "high"})
     width = WIDTHS.get(len(names), NARROW)
     columns = []
     for number, name in enumerate(names):
+        rows = []
+        for label in LABELS:
+            of = shares.filter(pl.col("label") == label)
+            domain = [max(_domain(of, "share")[0], 0.0), min(_domain(of, "share")[1], 1.0)]
+            title = [NAMES[label], "answers (%)"] if number == 0 else None
+            axis = copying_data.percent_axis(title, minExtent=34)
+            rows.append(panel(of, name, "share", axis, domain, COLOURS[label], width=width, foot=False))
+        axis = alt.Axis(title=["change of the", "entropy (nats)"] if number == 0 else None, tickCount=4, minExtent=34)
+        limits = _domain(changes, "entropy_change", include=[0.0])
+        rows.append(panel(changes, name, "entropy_change", axis, limits, colours[name], width=width, foot=True))
         title = alt.Title(
             groups.set_label(name), color=colours[name], fontSize=14, anchor="start", frame="group", offset=8
         )
-        upper = shares_panel(shares, name, domain, width=width, first=number == 0).properties(title=title)
-        lower = entropy_panel(shown, name, limits, colours[name], width=width, first=number == 0)
-        columns.append(alt.vconcat(upper, lower, spacing=16))
+        rows[0] = rows[0].properties(title=title)
+        columns.append(alt.vconcat(*rows, spacing=14))
     kinds = copying_data.control_kinds(shown)
     sets = shown.filter(pl.col("kind").is_in(kinds)).group_by("control_of").agg(pl.col("set").n_unique())["set"].max()
     subtitle = [
         about(model, facts, sample),
-        f"band: {100 * level:g} % interval of the selection, bootstrap by fact",
+        f"band: {100 * level:g} % interval of the selection, by fact",
         f"thin: up to {theme.count(int(sets), 'control set')} per selection, clamped alike" if sets else None,
         copying_data.left_out(doses),
     ]
-    key = legend(640, controls=bool(kinds), clean=bool(shown.filter(pl.col("kind") == "clean")["ck"].count()))
-    return theme.finish(alt.vconcat(key, alt.hconcat(*columns, spacing=28), spacing=14), TITLE, subtitle)
+    key = legend(kinds, 760, clean=bool(shown.filter(pl.col("kind") == "clean")["ck"].count()))
+    body = alt.hconcat(*columns, spacing=28)
+    return theme.finish(body if key is None else alt.vconcat(key, body, spacing=14), TITLE, subtitle)
 
 
 def draw(*, doses: str | Path, figures: Sequence[str | Path], model: str, facts: str, level: float = 0.95) -> None:

@@ -188,12 +188,12 @@ def chart(
             )
         )
     keys = {NAMES[label]: COLOURS[label] for label in LABELS}
-    keys |= {f"{groups.set_label(name)} ablated": colour for name, colour in colours.items()}
+    keys |= {groups.set_label(name): colour for name, colour in colours.items()}
     prompts = here.filter((pl.col("measure") == "gts") & (pl.col("set") == names[0]))["n_eligible"].sum()
     subtitle = [
         about(model, facts, theme.count(int(prompts), "prompt"), theme.count(number, "relation")),
         f"activations replaced by their {replacement}; beside the names: prompts",
-        f"bars: {100 * level:g} % intervals, bootstrap by fact" + (", cut off where a panel ends" if cut else ""),
+        f"bars: {100 * level:g} % intervals, by fact" + (", cut off where a panel ends" if cut else ""),
         f"the {LIMIT} relations with most prompts; {number - LIMIT:,} more in the table" if number > LIMIT else None,
         copying_data.left_out(here),
     ]

@@ -13,6 +13,7 @@ import polars as pl
 
 from neuronlab.figures import effects_data, groups, points, saving, theme
 from neuronlab.figures.points import Axis
+from neuronlab.figures.selected_neurons import rho_domain
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
 
@@ -63,7 +64,7 @@ def panel(
     log = measure == "logit_var"
     values = [own["p05"], own["p95"], here["value"]]
     if measure == "rho":
-        domain = [0.0, 1.0]
+        domain = rho_domain(*values, own["chance"])
     else:
         domain = theme.log_domain(*values, pad=0.08) if log else theme.linear_domain(*values, include=[0.0])
     y = Axis("value", " ".join(MEASURES[measure]), tuple(domain), log=log, pixels=HEIGHT)

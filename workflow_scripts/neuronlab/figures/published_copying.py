@@ -246,7 +246,7 @@ def chart(published: pl.DataFrame, *, model: str, facts: str, level: float = 0.9
         about,
         shared_neurons(published),
         f"transitions and conversions: replaced by {', '.join(replaced)}" if replaced else None,
-        f"bars: ours {100 * level:g} % (bootstrap by fact), published controls three standard errors",
+        f"bars: ours {100 * level:g} % (by fact), published controls three standard errors",
         "~ read off a figure or rebuilt",
         "activations were published over padding too" if activations is not None else None,
     ]

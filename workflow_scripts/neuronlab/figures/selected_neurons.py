@@ -50,6 +50,12 @@ def chance(null_space: pl.DataFrame, k: int) -> float | None:
     return float((first["rho"] - first["rho_excess"]).item()) if len(first) else None
 
 
+def rho_domain(*values: pl.Series) -> tuple[float, float]:
+    """From 0 to 1, so that models compare; less where all values are small."""
+    largest = max((float(series.max()) for series in values if len(series.drop_nulls())), default=1.0)
+    return 0.0, 1.0 if largest > 0.5 else max(1.15 * largest, 0.05)
+
+
 def scatter(frame: pl.DataFrame, x: Axis, y: Axis, expected: float | None) -> tuple[alt.LayerChart, list[str | None]]:
     """The scatter plot of what `prepare` returns, and what it must state."""
     others = frame.filter(pl.col("group") == groups.OTHERS)
@@ -74,13 +80,10 @@ def scatter(frame: pl.DataFrame, x: Axis, y: Axis, expected: float | None) -> tu
     placed = points.place_labels(to_label, x, y, obstacles=shown, rounds=ROUNDS)
     layers = [dots(shown, x, y, alt.value(theme.OTHER_COLOUR)), front, *points.label_layer(placed, x, y, colour)]
     if expected is not None:
-        at = pl.DataFrame({"rho": [expected], "name": [f"random direction: {expected:.2f}"]})
-        line = alt.Chart(at).mark_rule(color=theme.FAINT, strokeDash=[4, 3]).encode(y=y.y())
-        name = {"align": "left", "baseline": "bottom", "dx": 5, "dy": -3, "fontSize": 12}
-        text = alt.Chart(at).encode(y=y.y(), x=alt.value(0), text="name:N")
-        halo = text.mark_text(**name, stroke="white", strokeWidth=4, strokeJoin="round")
-        layers += [line, halo, text.mark_text(**name, color=theme.FAINT)]
-    notes = [points.thinned_note(len(shown), len(others)), label_note]
+        line = alt.Chart(pl.DataFrame({"rho": [expected]})).mark_rule(color=theme.FAINT, strokeDash=[4, 3])
+        layers.insert(1, line.encode(y=y.y()))
+    chance_note = f"dashed: rho of a random direction, {expected:.2f}" if expected is not None else None
+    notes = [chance_note, points.thinned_note(len(shown), len(others)), label_note]
     return alt.layer(*layers).properties(width=x.pixels, height=y.pixels), notes
 
 
@@ -115,7 +118,9 @@ def chart(
         log=True,
         pixels=WIDTH,
     )
-    y = Axis("rho", f"rho: share of |w_out| in the null space of W_U (k = {k})", (0.0, 1.0), pixels=HEIGHT)
+    y = Axis(
+        "rho", f"rho: share of |w_out| in the null space of W_U (k = {k})", rho_domain(frame["rho"]), pixels=HEIGHT
+    )
     panel, notes = scatter(frame, x, y, chance(null_space, k))
     body = alt.vconcat(
         margin(frame, x, vertical=False),

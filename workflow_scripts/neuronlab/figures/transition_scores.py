@@ -245,7 +245,7 @@ def chart(
     subtitle = [
         about(model, facts, sample),
         f"histograms: activations replaced by their {replacement}; line: the selection",
-        f"band: its {100 * level:g} % interval, bootstrap by fact",
+        f"band: its {100 * level:g} % interval, by fact",
         "square-root axis" if scale[1] else None,
         f"every replacement: selection with interval; grey and brown: {copying_data.RANGE_WORDS}"
         if len(every) > 1

@@ -35,14 +35,18 @@ def decide(lines: Lines, nodes: Readings, changes: Changes, *, tie: float) -> De
         nodes.b_high,
         *(tensor.numpy() for tensor in (lines.U, lines.low, lines.high)),
         float(tie),
+        ROUNDING,
         token,
         near,
     )
     return torch.from_numpy(token), torch.from_numpy(near)
 
 
-@njit(nogil=True)
-def _decide(node, written, f, h, logits, largest, best, top, b, b_low, b_high, U, low, high, tie, token, near):
+# Kept between processes: unlike `numba_kernel` it sums in the order written, and it takes constants as arguments.
+@njit(nogil=True, cache=True)
+def _decide(
+    node, written, f, h, logits, largest, best, top, b, b_low, b_high, U, low, high, tie, rounding, token, near
+):
     """Fill `token` and `near`; see `decide` and `choice_interface`."""
     candidates, vocab, size = top.shape[1], logits.shape[1], h.shape[1]
     changed = np.empty(vocab)
@@ -52,7 +56,7 @@ def _decide(node, written, f, h, logits, largest, best, top, b, b_low, b_high, U
         for n in range(size):
             line = written[i, n]
             rise += max(h[i, n] * low[line], h[i, n] * high[line])
-        margin = max(tie, ROUNDING * (1 + abs(f[i]) * largest[here] + abs(rise)))
+        margin = max(tie, rounding * (1 + abs(f[i]) * largest[here] + abs(rise)))
         first, second, chosen = -math.inf, -math.inf, -1
         done = False
         if f[i] > 0:
@@ -61,7 +65,7 @@ def _decide(node, written, f, h, logits, largest, best, top, b, b_low, b_high, U
                 value = f[i] * best[here, c] + kept * b[v]
                 for n in range(size):
                     value += h[i, n] * U[written[i, n], v]
-                first, second, chosen = _compare(value, v, first, second, chosen)
+                first, second, chosen = _compare(value, v, first, second, chosen, rounding)
                 if first - (f[i] * best[here, c + 1] + rise) >= margin:
                     done = True
                     break
@@ -75,16 +79,16 @@ def _decide(node, written, f, h, logits, largest, best, top, b, b_low, b_high, U
             first, second, chosen = -math.inf, -math.inf, -1
             for v in range(vocab):
                 if changed[v] > second:
-                    first, second, chosen = _compare(changed[v], v, first, second, chosen)
+                    first, second, chosen = _compare(changed[v], v, first, second, chosen, rounding)
         token[i], near[i] = chosen, first - second < tie
 
 
-@njit(nogil=True)
-def _compare(value, v, first, second, chosen):
+@njit(nogil=True, cache=True)
+def _compare(value, v, first, second, chosen, rounding):
     """The two largest logits and the best token, the lowest id among equals, after one more logit."""
-    rounding = ROUNDING * (1 + abs(value))
-    if value > first + rounding:
+    equal = rounding * (1 + abs(value))
+    if value > first + equal:
         return value, first, v
-    if value >= first - rounding:
+    if value >= first - equal:
         return max(value, first), min(value, first), min(v, chosen)
     return first, max(value, second), chosen
