@@ -27,6 +27,9 @@ include: "rules/comparison.smk"
 include: "rules/common_knowledge.smk"
 include: "rules/knowledge.smk"
 include: "rules/presentation_knowledge.smk"
+include: "rules/common_layers.smk"
+include: "rules/layers.smk"
+include: "rules/presentation_layers.smk"
 
 
 report: "rules/captions/workflow.rst"
@@ -38,6 +41,7 @@ rule all:
     input:
         confidence_regulation_results(),
         context_copying_results(),
+        stages_of_inference_results(),
         comparison_results(),
 
 
@@ -51,6 +55,12 @@ rule context_copying:
     """Study B: what ablating neurons does when a prompt contradicts what the model knows."""
     input:
         context_copying_results(),
+
+
+rule stages_of_inference:
+    """Study C: what layers do, by depth."""
+    input:
+        stages_of_inference_results(),
 
 
 rule comparison:

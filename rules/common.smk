@@ -133,13 +133,16 @@ def model_spec(wildcards):
 
 
 def texts_of(model):
-    """The texts that a model reads: those of study A, of its comparisons, and those that knowledge bases name."""
+    """The texts that a model reads: those of study A, of study C, of its comparisons, and those that knowledge
+    bases name."""
     study, compared = config["confidence_regulation"], config["comparisons"].values()
     read = {entry["text"] for entry in compared if model in entry["models"]}
     copying = config["context_copying"]
     if model in copying["models"]:
         entries = [config["facts"][name] for name in copying["facts"]]
         read |= {entry["text"] for entry in entries if "text" in entry}
+    stages = config["stages_of_inference"]
+    read |= set(stages["texts"] if model in stages["models"] else [])
     return sorted(read | set(study["texts"] if model in study["models"] else []))
 
 

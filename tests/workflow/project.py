@@ -40,7 +40,7 @@ def make_facts(path: Path) -> Path:
 
 
 def small_config(model: Path) -> dict:
-    """Studies A and B of one tiny directory model, compared with itself, on one small text; everything cheap.
+    """Studies A, B and C of one tiny directory model, compared with itself, on one small text; everything cheap.
 
     The text is `words.txt` in the working directory, the facts are `facts.csv`.
     """
@@ -61,6 +61,15 @@ def small_config(model: Path) -> dict:
             "dose_response": {"points": 3, "controls": 1},
             "new_tokens": 3,
             "verification": {"pairs": 12},
+        },
+        "stages_of_inference": {
+            "models": ["tiny", "twin"],
+            "texts": ["words"],
+            "sequences": 4,
+            "vocab_kurt_min": 3,
+            "subjoiners": {"pieces": [2, 3], "words": 12, "context": 6, "examples": 2},
+            "features": {"min_tokens": 2, "top": 3},
+            "probes": {"features": ["leading_space"], "sizes": [1, 2], "draws": 2, "tokens": 200},
         },
         "confidence_regulation": {"models": ["tiny"], "texts": ["words"], "references": {"tiny": "twin"}},
         "selections": {"entropy": {"rule": "top_rho", "count": 3}},

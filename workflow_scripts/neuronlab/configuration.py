@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-RESERVED = frozenset({"inputs", "retrained", "comparison", "copying", "logs", "benchmarks"})
+RESERVED = frozenset({"inputs", "retrained", "comparison", "copying", "stages", "logs", "benchmarks"})
 BIAS = "bias"  # in confidence_regulation.references: softmax(b_U) alone
 # Sets that the workflow chooses by their effects (`token_frequency.NAME`): no selection may take their names.
 EFFECT_SETS = frozenset({"token_frequency", "induction_driven"})
@@ -133,6 +133,8 @@ def _check_references(config: Config) -> None:
     study = config.get("confidence_regulation", {})
     named = [("confidence_regulation.models", name) for name in study.get("models", [])]
     named += [(f"selections.{s}.models", name) for s, entry in selections.items() for name in entry.get("models", [])]
+    stages = config.get("stages_of_inference", {})
+    named += [("stages_of_inference.models", name) for name in stages.get("models", [])]
     for small, large in study.get("references", {}).items():
         named += [("confidence_regulation.references", name) for name in (small, large) if name != BIAS]
         if large == BIAS and BIAS in models:
@@ -152,11 +154,12 @@ def _check_references(config: Config) -> None:
             raise ConfigError(f"configuration: {where}: no model '{name}' under models{_nearest(name, list(models))}")
     for name, entry in config.get("comparisons", {}).items():
         _check_comparison(f"comparisons.{name}", entry, texts)
-    for name in study.get("texts", []):
-        if name not in texts:
-            raise ConfigError(
-                f"configuration: confidence_regulation.texts: no text '{name}' under texts{_nearest(name, list(texts))}"
-            )
+    for key, part in (("confidence_regulation", study), ("stages_of_inference", stages)):
+        for name in part.get("texts", []):
+            if name not in texts:
+                raise ConfigError(
+                    f"configuration: {key}.texts: no text '{name}' under texts{_nearest(name, list(texts))}"
+                )
     for name, entry in selections.items():
         if ("activation_kurt_max" in entry) != ("text" in entry):
             raise ConfigError(f"configuration: selections.{name}: activation_kurt_max and text need one another")

@@ -15,6 +15,7 @@ from neuronlab.schemas import SCHEMAS
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS, TEXT, COMPARED = "{model}/weights", "{model}/texts/{text}", "comparison/{comparison}"
 FACTS, KNOWLEDGE = "inputs/facts/{facts}", "{model}/facts/{facts}/knowledge"
+LAYERS, OVERLAY = f"{TEXT}/layers", "stages/{text}"
 
 # path below results/, the rule that makes it, and the schema or, for what is no table, what it is
 TABLES = [
@@ -91,6 +92,24 @@ TABLES = [
     (f"{KNOWLEDGE}/flip_prediction.parquet", "score_copying", "flip_prediction"),
     (f"{KNOWLEDGE}/examples.parquet", "score_copying", "copying_examples"),
     (f"{KNOWLEDGE}/published.parquet", "compare_published_copying", "published_copying"),
+    (f"{LAYERS}/interventions.parquet", "intervene_layers", "interventions"),
+    (f"{LAYERS}/intervention_costs.parquet", "intervene_layers", "intervention_costs"),
+    (f"{LAYERS}/intervention_verification.parquet", "intervene_layers", "intervention_verification"),
+    (f"{LAYERS}/lens.parquet", "measure_lens", "lens"),
+    (f"{LAYERS}/lens_documents.parquet", "measure_lens", "lens_documents"),
+    (f"{LAYERS}/lens_tokens.parquet", "measure_lens", "lens_tokens"),
+    (f"{WEIGHTS}/vocabulary_counts.parquet", "count_vocabulary_neurons", "vocabulary_counts"),
+    (f"{WEIGHTS}/vocabulary_neurons.parquet", "count_vocabulary_neurons", "vocabulary_neurons"),
+    (f"{LAYERS}/local_attention.parquet", "measure_local_attention", "local_attention"),
+    (f"{LAYERS}/attention_bos.parquet", "measure_local_attention", "attention_bos"),
+    (f"{LAYERS}/local_attention_layers.parquet", "measure_local_attention", "local_attention_layers"),
+    (f"{LAYERS}/subjoiners.parquet", "score_subjoiners", "subjoiners"),
+    (f"{LAYERS}/subjoiner_examples.parquet", "score_subjoiners", "subjoiner_examples"),
+    (f"{WEIGHTS}/features.parquet", "score_features", "features"),
+    (f"{WEIGHTS}/feature_neurons.parquet", "score_features", "feature_neurons"),
+    (f"{WEIGHTS}/feature_histograms.parquet", "score_features", "feature_histograms"),
+    (f"{LAYERS}/probes.parquet", "train_probes", "probes"),
+    (f"{LAYERS}/stages.parquet", "estimate_stages", "stages"),
 ]
 OTHERS = [
     (
@@ -108,7 +127,7 @@ OTHERS = [
         f"{WEIGHTS}/figures/{{figure}}.svg",
         "draw_{figure}",
         "norm_logitvar, singular_values, published, selected_neurons, norm_logitvar_layers, layer_trends, "
-        "norm_distributions (and .png, ...)",
+        "norm_distributions, layer_neuron_counts, strongest_neurons, feature_neurons (and .png, ...)",
     ),
     (
         f"{TEXT}/figures/{{figure}}.svg",
@@ -129,6 +148,17 @@ OTHERS = [
         f"{KNOWLEDGE}/tables/{{table}}.tex, .html",
         "write_copying_tables",
         "transitions, transition_counts, global_scores, selected_neurons, examples",
+    ),
+    (
+        f"{LAYERS}/figures/{{figure}}.svg",
+        "draw_{figure}",
+        "interventions, swap_matrix, lens, lens_tokens, local_attention, subjoiners, subjoiner_examples, probes, stages "
+        "(and .png, ...)",
+    ),
+    (
+        f"{OVERLAY}/figures/{{figure}}.svg",
+        "overlay_{figure}",
+        "all models of study C: interventions, stages, layer_neuron_counts, local_attention (and .png, ...)",
     ),
     ("copying/{facts}/tables/{table}.tex, .html", "compare_copying", "over all models: global_scores, models"),
     (f"{COMPARED}/figures/{{figure}}.svg", "draw_{figure}", "emergence, models, spectra (and .png, ...)"),
