@@ -8,6 +8,7 @@ from the second, suppression neurons rise from the third.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -154,7 +155,7 @@ def lens_curves(world: World) -> dict[str, np.ndarray]:
     """Entropy, KL, loss, agreement and reciprocal rank at the L + 1 points, without noise."""
     depth = np.arange(world.n_layers + 1) / world.n_layers
     _, second, third = world.borders
-    agreement = 0.04 + 0.86 * ramp(depth, second) + 0.1 * (depth == 1)
+    agreement = np.where(depth == 1, 1.0, 0.04 + 0.86 * ramp(depth, second))
     return {
         "entropy": 7.5 - 1.0 * ramp(depth, 0, second) - 3.4 * ramp(depth, second, third),
         "kl": 5.0 * (1 - 0.25 * ramp(depth, 0, second) - 0.75 * ramp(depth, second)),
@@ -192,7 +193,7 @@ def lens_documents(world: World) -> pl.DataFrame:
                     "n_tokens": np.full(world.n_layers + 1, 200 + 100 * document),
                     "entropy": curves["entropy"] * (1 + 0.06 * shift[0]),
                     "kl": curves["kl"] * (1 + 0.08 * shift[1]),
-                    "agreement": np.clip(curves["agreement"] * (1 + 0.08 * shift[2]), 0, 1),
+                    "agreement": np.clip(curves["agreement"] ** (1 + 0.08 * shift[2]), 0, 1),
                 }
             )
         )
@@ -248,8 +249,7 @@ def vocabulary(world: World) -> dict[str, pl.DataFrame]:
         for place in range(world.top):
             strength = float(np.exp(-place / 6))
             tokens = generator.permutation(len(world.vocabulary))[:6]
-            strings = ", ".join(f'"{world.vocabulary[i]}"' for i in tokens[:3])
-            others = ", ".join(f'"{world.vocabulary[i]}"' for i in tokens[3:])
+            strings, others = ([world.vocabulary[i] for i in half] for half in (tokens[:3], tokens[3:]))
             neurons.append(
                 {
                     "layer": int(generator.integers(world.n_layers)),
@@ -259,8 +259,8 @@ def vocabulary(world: World) -> dict[str, pl.DataFrame]:
                     "vocab_var": 0.002 + 0.01 * strength * (kind == "partition"),
                     "vocab_skew": sign * 3 * strength,
                     "vocab_kurt": 3.0 if kind == "partition" else 10 + 60 * strength,
-                    "top_tokens": f"[{strings}]",
-                    "bottom_tokens": f"[{others}]",
+                    "top_tokens": json.dumps(strings, ensure_ascii=False),
+                    "bottom_tokens": json.dumps(others, ensure_ascii=False),
                 }
             )
     return {

@@ -85,7 +85,7 @@ def vertical(*frames: pl.DataFrame, kind: str = "linear", include: Sequence[floa
     ends = [frame[column] for frame in frames for column in ("value", "low", "high")]
     low, high = theme.linear_domain(*ends, include=include, pad=0.06)
     if kind == "share":
-        scale = alt.Scale(domain=[max(0.0, low), min(1.02, high)], nice=False, zero=False)
+        scale = alt.Scale(domain=[max(0.0, low), min(1.06, high)], nice=False, zero=False)
         return Vertical(scale, {"tickCount": 4, "format": "%"})
     if kind == "log" and len(values) and values.min() > 0:
         # The lower end of an interval may lie at 0: it does not decide how far the axis reaches.
