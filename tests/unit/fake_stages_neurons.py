@@ -115,16 +115,15 @@ def probes(world: World) -> pl.DataFrame:
         counts = {"n_train": 4_000, "n_test": 1_000, "n_positive": 60 + 200 * number}
 
         def row(order: str, size: int, draw: int, accuracy: float, name: str = feature, n: dict = counts) -> dict:
-            auc = None if order == "model" else min(1.0, accuracy + 0.05)
             found = {"feature": name, "order": order, "size": size, "draw": draw} | n
             found |= _interval("accuracy", accuracy, 0.02, 0, 1)
-            ends = {"auc": None, "auc_low": None, "auc_high": None}
-            return found | (ends if auc is None else _interval("auc", auc, 0.02, 0, 1))
+            return found | _interval("auc", min(1.0, accuracy + 0.05), 0.02, 0, 1)
 
         for size in world.sizes:
             rows.append(row("score", size, -1, 0.9 - 0.35 / (1 + size / 3)))
             for draw in range(world.draws):
                 at = 0.75 - 0.25 / (1 + size / 10) + 0.02 * generator.standard_normal()
                 rows.append(row("random", size, draw, at))
-        rows.append(row("model", 0, -1, 0.82))
+        rows += [row("single", 1, place, 0.55 + 0.1 / (1 + place)) for place in range(max(world.sizes))]
+        rows += [row("model", 0, -1, 0.82), row("mass", 0, -1, 0.9)]
     return pl.DataFrame(rows, schema=_columns("probes"))

@@ -195,15 +195,21 @@ STAGES_TABLES: dict[str, Schema] = {
     },
     "probes": FEATURE
     | {
-        "order": Column(STR, "score (neurons by |difference| of the feature), random (a random ensemble), model"),
-        "size": Column(I32, "neurons of the ensemble; 0 for the model itself and for the majority class"),
-        "draw": Column(I32, "draw of the random ensemble; -1 otherwise"),
+        "order": Column(
+            STR,
+            "score (the first `size` neurons by |difference| of the feature), single (one of these neurons), random "
+            "(others, at random), model (its top prediction), mass (a probe on the model's log odds of the feature)",
+        ),
+        "size": Column(I32, "neurons of the ensemble; 0 for model and mass"),
+        "draw": Column(I32, "random: draw of the ensemble; single: place of the neuron, 0 the first; -1 otherwise"),
         "n_train": Column(I64, "tokens that the probe was fitted on"),
         "n_test": Column(I64, "tokens that it is measured on, of other documents"),
         "n_positive": Column(I64, "of these, tokens with the feature"),
     }
     | with_interval("accuracy", "share of right answers on a balanced test set (the mean of both classes' recalls)")
-    | with_interval("auc", "area under the ROC curve; missing for the model's own top prediction"),
+    | with_interval(
+        "auc", "area under the ROC curve; of the model: of its probability mass on the tokens with the feature"
+    ),
     "stages": {
         "border": Column(I32, "border, from 0: between stage `border` and the next one"),
         "before": Column(STR, "stage before the border"),
