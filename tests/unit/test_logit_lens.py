@@ -12,25 +12,24 @@ import polars as pl
 import pytest
 import tiny_models
 import torch
+from neuronlab.boosted_tokens import spell_tokens
 from neuronlab.final_states import Text
+from neuronlab.layer_outcomes import OUTCOMES, read
 from neuronlab.logit_lens import (
-    OUTCOMES,
     LensError,
     check_last_layer,
-    compare,
     documents_frame,
     draw_passage,
-    log_probabilities,
     means_frame,
     measure_lens,
     read_lens,
 )
 from neuronlab.models import Model, ModelSpec
-from neuronlab.readout import fold
+from neuronlab.readout import Readout, fold
 from neuronlab.statistics import bootstrap_weights
 from neuronlab.tables import read_table, write_table
 from scipy.special import log_softmax
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TINY = Callable[..., Model]
 TABLES = ("lens", "lens_documents", "lens_tokens")
@@ -90,6 +89,12 @@ def outcomes_of(lens: np.ndarray, final: np.ndarray, target: int) -> dict[str, f
     }
 
 
+def log_probabilities(readout: Readout, residual: torch.Tensor) -> torch.Tensor:
+    """As the rule reads them."""
+    found, _ = read(readout, residual)
+    return found.logits - found.normaliser[:, None]
+
+
 def spec_of(directory: Path) -> ModelSpec:
     return ModelSpec("tiny", "directory", path=str(directory), device="cpu")
 
@@ -108,6 +113,7 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
     text = Text.read(path)
     found = run_rule(tiny_directories[architecture], path, tmp_path)
     layers = NaiveLens(tiny_directories[architecture], text.tokens).layers()
+    strings = spell_tokens(AutoTokenizer.from_pretrained(tiny_directories[architecture]), tiny_models.D_VOCAB)
     rows = [
         {"layer": layer, "sequence": s, "position": t, "document": text.documents[s, t]}
         | outcomes_of(lens[s, t], layers[-1][s, t], text.tokens[s, t + 1])
@@ -139,6 +145,8 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
         assert row["entropy"] == pytest.approx(one["entropy"], rel=1e-4)
         assert row["kl"] == pytest.approx(one["kl"], rel=1e-4, abs=1e-5)
         assert row["rank"] == round(1 / one["reciprocal_rank"]) - 1
+        assert row["string"] == strings[row["token"]]
+        assert row["top_string"] == strings[layers[row["layer"]][row["sequence"], row["position"]].argmax()]
 
 
 def test_every_layer_has_its_own_scale_c_defect_2(tiny_directories: dict[str, Path], tiny_model: TINY) -> None:
@@ -147,7 +155,7 @@ def test_every_layer_has_its_own_scale_c_defect_2(tiny_directories: dict[str, Pa
     for name in ("gpt2", "llama"):
         naive = NaiveLens(tiny_directories[name], text.tokens)
         model = tiny_model(name)
-        found = read_lens(model, model.readout(), text.tokens, text.counted, 64).outcomes[OUTCOMES.index("entropy"), 0]
+        found = read_lens(model, model.readout(), text.tokens, text.counted, 64)[0, OUTCOMES.index("entropy")]
         final = model.run(torch.from_numpy(text.tokens)).residual.double().numpy()
         own, reused = (
             naive.log_probabilities(naive.hidden[0], scale)[text.counted] for scale in (None, naive.scale(final))
@@ -173,7 +181,7 @@ def test_biases_take_part_c_defect_2(tiny_directories: dict[str, Path], tiny_mod
     text = Text.of_frame(depth_texts.depth_text(), "made up")
     for name in ("phi", "gpt2"):
         naive, model = NaiveLens(tiny_directories[name], text.tokens), tiny_model(name)
-        found = read_lens(model, model.readout(), text.tokens, text.counted, 64).outcomes[OUTCOMES.index("entropy"), 1]
+        found = read_lens(model, model.readout(), text.tokens, text.counted, 64)[1, OUTCOMES.index("entropy")]
         own, without = (
             naive.log_probabilities(naive.hidden[1], biased=biased)[text.counted] for biased in (True, False)
         )
@@ -189,7 +197,7 @@ def test_a_row_speaks_of_one_position_c_defect_1(tiny_directories: dict[str, Pat
     tokens, t = torch.from_numpy(text.tokens[:1]), 5
     counted = np.zeros((1, tokens.shape[1]), dtype=bool)
     counted[0, t] = True
-    found = read_lens(model, model.readout(), text.tokens[:1], counted, 64).outcomes[:, -1, 0]
+    found = read_lens(model, model.readout(), text.tokens[:1], counted, 64)[-1, :, 0]
     labels = torch.full_like(tokens, -100)
     labels[0, t + 1] = tokens[0, t + 1]
     with torch.no_grad():
@@ -202,14 +210,13 @@ def test_a_row_speaks_of_one_position_c_defect_1(tiny_directories: dict[str, Pat
 def test_entropies_are_not_clamped_c_defect_3() -> None:
     """A certain prediction has entropy 0 and not that of clamped probabilities; an even one has log V."""
     vocab = 50_000
-    certain = torch.zeros(1, vocab, dtype=torch.float64)
-    certain[0, 7] = 60.0
-    lp = torch.cat([certain, torch.zeros_like(certain)]).log_softmax(-1)
-    wanted, targets = lp.argmax(-1), torch.tensor([7, 7])
-    entropy = compare(lp, lp, wanted, targets)[0][OUTCOMES.index("entropy")]
-    assert 0 <= float(entropy[0]) < 1e-18
-    assert float(entropy[1]) == pytest.approx(np.log(vocab), rel=1e-12)
-    clamped = lp[0].exp().clamp_min(1e-9)
+    W_U = torch.zeros(2, vocab, dtype=torch.float64)
+    W_U[0, 7] = 60.0
+    readout = fold(W_U, None, torch.ones(2), None, eps=1e-12, kind="RMS", dtype=torch.float64)
+    found, probabilities = read(readout, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert float(found.entropy[0]) == pytest.approx(0, abs=1e-10)
+    assert float(found.entropy[1]) == pytest.approx(np.log(vocab), rel=1e-12)
+    clamped = probabilities[0].clamp_min(1e-9)
     assert -(clamped * clamped.log2()).sum() > 1e-3  # what the published code would give
 
 
@@ -228,7 +235,7 @@ def test_tokens_are_weighted_and_marks_left_out_c_defect_4(tiny_directories: dic
 def test_intervals_by_a_loop_over_resamples() -> None:
     generator = np.random.default_rng(0)
     counts = np.array([3, 9, 1, 5])
-    tokens = [generator.random((n, len(OUTCOMES), 3)) for n in counts]
+    tokens = [generator.random((n, 3, len(OUTCOMES))) for n in counts]
     weights = bootstrap_weights(4, 60, 2)
     frame = means_frame(np.stack([values.sum(0) for values in tokens]), counts, weights, 0.9)
     means = [
@@ -237,9 +244,9 @@ def test_intervals_by_a_loop_over_resamples() -> None:
     ]
     low, high = np.quantile(means, [0.05, 0.95], axis=0)
     for place, name in enumerate(OUTCOMES):
-        np.testing.assert_allclose(frame[name], np.concatenate(tokens).mean(0)[place])
-        np.testing.assert_allclose(frame[f"{name}_low"], low[place])
-        np.testing.assert_allclose(frame[f"{name}_high"], high[place])
+        np.testing.assert_allclose(frame[name], np.concatenate(tokens).mean(0)[:, place])
+        np.testing.assert_allclose(frame[f"{name}_low"], low[:, place])
+        np.testing.assert_allclose(frame[f"{name}_high"], high[:, place])
 
 
 def test_the_last_layer_is_the_model_itself(
@@ -337,9 +344,11 @@ def test_one_document_has_no_interval(tiny_directories: dict[str, Path], tmp_pat
 
 
 def test_documents_frame_by_hand() -> None:
-    sums = np.arange(2 * 5 * 2, dtype=float).reshape(2, 5, 2)
+    sums = np.zeros((2, 2, len(OUTCOMES)))
+    sums[:, :, OUTCOMES.index("entropy")] = [[1.0, 2.0], [6.0, 8.0]]
+    sums[:, :, OUTCOMES.index("agreement")] = [[0.0, 1.0], [1.0, 2.0]]
     frame = documents_frame(np.array([3, 8]), sums, np.array([1, 2]))
     assert frame["layer"].to_list() == [0, 0, 1, 1]
     assert frame["document"].to_list() == [3, 8, 3, 8]
-    assert frame["entropy"].to_list() == [0.0, 5.0, 1.0, 5.5]
-    assert frame["agreement"].to_list() == [6.0, 8.0, 7.0, 8.5]
+    assert frame["entropy"].to_list() == [1.0, 3.0, 2.0, 4.0]
+    assert frame["agreement"].to_list() == [0.0, 0.5, 1.0, 1.0]

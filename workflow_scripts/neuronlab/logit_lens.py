@@ -7,8 +7,8 @@ left b_U out: METHODS C, defect 2). Entropies are of normalised probabilities, n
 outcomes of a row concern one position: the distribution there, and the next token as its target (defect 1). Means are
 over counted tokens, with intervals clustered by document (defect 4).
 
-Per token, in nats: entropy H(lens); KL(final || lens); loss -log lens(next token); agreement (1 where the lens has the
-final top prediction on top); reciprocal rank 1/(rank + 1) of the final top prediction in the lens.
+Per token (see `layer_outcomes`): KL(final || lens), loss and entropy of the lens, whether the final top prediction is
+on top of the lens, and its reciprocal rank there.
 
 The lens of the last layer is the model itself. Every run compares it with the model's own logits and logs the result.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,12 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from neuronlab.ablation import readout_dtype
 from neuronlab.attention_parts import residual_before
 from neuronlab.boosted_tokens import spell_tokens
 from neuronlab.bridge_parts import FINAL_RESIDUAL, Hook, hooked_forward
 from neuronlab.final_states import Text
-from neuronlab.kernels.interface import precise_product
+from neuronlab.layer_outcomes import OUTCOMES, outcomes, read
 from neuronlab.model_checks import TOLERANCE
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -43,26 +43,10 @@ from neuronlab.statistics import bootstrap_weights, clustered_interval
 from neuronlab.tables import Provenance, write_table
 
 Array = np.ndarray
-OUTCOMES = ("entropy", "kl", "loss", "agreement", "reciprocal_rank")
 
 
 class LensError(ValueError):
     """A lens whose last layer is not the model's own output, or residuals that are no numbers."""
-
-
-@dataclass(frozen=True)
-class Lens:
-    """The lens of some positions, all layers: `layers` is L + 1, the embedding first.
-
-    Attributes:
-        outcomes: in the order of `OUTCOMES`, float64.
-        rank: of the final top prediction: how many tokens have a larger logit in the lens.
-        top: the lens' own top prediction, the lowest id among equals.
-    """
-
-    outcomes: Float64[Array, "outcomes layers tokens"]
-    rank: Int[Array, "layers tokens"]
-    top: Int[Array, "layers tokens"]
 
 
 def measure_lens(
@@ -94,17 +78,16 @@ def measure_lens(
     """
     text = sample_sequences(Text.read(tokens), sequences, seed)
     loaded = load_model(model)
-    device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device  # mps has no float64
-    readout = loaded.readout().to(device)
+    readout = readout_of(loaded)
     check_last_layer(loaded, readout, text)
     documents = np.unique(text.documents[text.counted])
-    sums = np.zeros((len(documents), len(OUTCOMES), loaded.n_layers + 1))
+    sums = np.zeros((len(documents), loaded.n_layers + 1, len(OUTCOMES)))
     counts = np.zeros(len(documents), dtype=np.int64)
     for rows in batches(text, batch_size):
         counted = text.counted[rows]
         found = read_lens(loaded, readout, text.tokens[rows], counted, tokens_per_chunk)
         document = np.searchsorted(documents, text.documents[rows][counted])
-        np.add.at(sums, document, np.moveaxis(found.outcomes, -1, 0))
+        np.add.at(sums, document, np.moveaxis(found, -1, 0))
         counts += np.bincount(document, minlength=len(counts))
     weights = bootstrap_weights(len(documents), resamples, seed)
     write_table(means_frame(sums, counts, weights, level), lens, "lens", provenance)
@@ -121,65 +104,34 @@ def read_lens(
     tokens: Int[Array, "batch position"],
     counted: Bool[Array, "batch position"],
     tokens_per_chunk: int,
-) -> Lens:
-    """The lens at the counted positions of some sequences, in their order, from one forward pass.
+) -> Float64[Array, "layers outcomes tokens"]:
+    """Outcomes (`OUTCOMES`) of the lens at the counted positions of some sequences, in their order, from one pass.
 
     Args:
         counted: the last position may not be, as it has no next token.
+
+    Returns:
+        L + 1 layers, the embedding first.
 
     Raises:
         LensError: for residuals that hold NaN or infinity.
     """
     residuals = residuals_of(model, tokens, counted)
     row, position = np.nonzero(counted)
-    targets = torch.from_numpy(tokens[row, position + 1]).long().to(readout.W.device)
-    n_layers, n = len(residuals), len(row)
-    outcomes = np.zeros((len(OUTCOMES), n_layers, n))
-    rank, top = np.zeros((n_layers, n), dtype=np.int64), np.zeros((n_layers, n), dtype=np.int64)
-    for start in range(0, n, tokens_per_chunk):
-        part = slice(start, min(start + tokens_per_chunk, n))
-        final = log_probabilities(readout, residuals[-1][part])
-        wanted = final.argmax(-1)
-        for layer, residual in enumerate(residuals):
-            lp = final if layer == n_layers - 1 else log_probabilities(readout, residual[part])
-            found, places, tops = compare(final, lp, wanted, targets[part])
-            outcomes[:, layer, part], rank[layer, part], top[layer, part] = (
-                tensor.cpu().numpy() for tensor in (found, places, tops)
-            )
-    if not np.isfinite(outcomes).all():
+    targets = torch.from_numpy(tokens[row, position + 1]).long()
+    _, found = outcomes(readout, residuals[-1], residuals, targets, tokens_per_chunk)
+    if not np.isfinite(found).all():
         raise LensError(
             f"{model.spec.where}: NaN or infinity in the residual stream; its dtype {model.spec.dtype} overflows: "
             "choose bfloat16 or float32"
         )
-    return Lens(outcomes, rank, top)
+    return found
 
 
-def compare(
-    final: Float[Tensor, "tokens vocab"],
-    lens: Float[Tensor, "tokens vocab"],
-    wanted: Int[Tensor, " tokens"],
-    targets: Int[Tensor, " tokens"],
-) -> tuple[Float[Tensor, "outcomes tokens"], Int[Tensor, " tokens"], Int[Tensor, " tokens"]]:
-    """Outcomes in the order of `OUTCOMES`, the rank of the wanted token in the lens, and the lens' top prediction.
-
-    Args:
-        final, lens: log-probabilities.
-        wanted: the final top prediction.
-        targets: the next token.
-    """
-    entropy = -(lens.exp() * lens).sum(-1)
-    kl = (final.exp() * (final - lens)).sum(-1)
-    loss = -lens.gather(-1, targets[:, None])[:, 0]
-    rank = (lens > lens.gather(-1, wanted[:, None])).sum(-1)
-    top = lens.argmax(-1)
-    return torch.stack([entropy, kl, loss, (top == wanted).to(lens.dtype), 1 / (rank + 1.0)]), rank, top
-
-
-def log_probabilities(readout: Readout, residual: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens vocab"]:
-    """Log-probabilities of a residual by its own norm statistics, in float64 on the read-out's device."""
-    x = residual.to(readout.W.device).double()
-    logits = precise_product(readout.normalise(x), readout.W) + readout.b.double()
-    return readout.cap(logits).log_softmax(-1)
+def readout_of(model: Model) -> Readout:
+    """The model's read-out, in float64 unless that would be too large, on a device that knows float64 (not mps)."""
+    device = torch.device("cpu") if model.device.type == "mps" else model.device
+    return model.readout(readout_dtype(model.d_model, model.d_vocab)).to(device)
 
 
 def residuals_of(
@@ -210,7 +162,8 @@ def check_last_layer(model: Model, readout: Readout, text: Text) -> None:
     """
     row = np.flatnonzero(text.counted.any(axis=1))[:1]
     counted = text.counted[row]
-    lens = log_probabilities(readout, residuals_of(model, text.tokens[row], counted)[-1])
+    read_out, _ = read(readout, residuals_of(model, text.tokens[row], counted)[-1])
+    lens = read_out.logits - read_out.normaliser[:, None]
     places = tuple(torch.from_numpy(place).to(model.device) for place in np.nonzero(counted))
     own = model.logits(torch.from_numpy(text.tokens[row]).long())[places].to(lens.device).double().log_softmax(-1)
     error, tolerance = float((lens - own).abs().max() / (1 + own.abs().max())), TOLERANCE[model.spec.dtype]
@@ -231,19 +184,19 @@ def batches(text: Text, batch_size: int) -> Iterator[Int[Array, " sequences"]]:
 
 
 def means_frame(
-    sums: Float64[Array, "documents outcomes layers"],
+    sums: Float64[Array, "documents layers outcomes"],
     counts: Int[Array, " documents"],
     weights: Float64[Array, "resamples documents"],
     level: float,
 ) -> pl.DataFrame:
     """The table "lens": means over tokens with intervals clustered by document."""
     interval = clustered_interval(sums, counts, weights, level)
-    n_layers = sums.shape[2]
+    n_layers = sums.shape[1]
     layer = np.arange(n_layers)
     columns: dict[str, Array] = {"layer": layer, "depth": layer / (n_layers - 1)}
     for place, name in enumerate(OUTCOMES):
         ends = (interval.estimate, interval.low, interval.high)
-        columns |= {f"{name}{end}": values[place] for end, values in zip(("", "_low", "_high"), ends, strict=True)}
+        columns |= {f"{name}{end}": values[:, place] for end, values in zip(("", "_low", "_high"), ends, strict=True)}
     columns |= {f"entropy_bits{end}": columns[f"entropy{end}"] / math.log(2) for end in ("", "_low", "_high")}
     frame = pl.DataFrame(columns).fill_nan(None)
     return frame.with_columns(n_tokens=pl.lit(int(counts.sum())), n_documents=pl.lit(len(counts)))
@@ -251,13 +204,13 @@ def means_frame(
 
 def documents_frame(
     documents: Int[Array, " documents"],
-    sums: Float64[Array, "documents outcomes layers"],
+    sums: Float64[Array, "documents layers outcomes"],
     counts: Int[Array, " documents"],
 ) -> pl.DataFrame:
     """The table "lens_documents", layers first."""
     means = sums / counts[:, None, None]
-    n_layers = sums.shape[2]
-    columns = {name: means[:, OUTCOMES.index(name)].T.ravel() for name in ("entropy", "kl", "agreement")}
+    n_layers = sums.shape[1]
+    columns = {name: means[:, :, OUTCOMES.index(name)].T.ravel() for name in ("entropy", "kl", "agreement")}
     return pl.DataFrame(
         {
             "layer": np.repeat(np.arange(n_layers), len(documents)),
@@ -300,9 +253,12 @@ def passage_frame(
     """The table "lens_tokens": the lens at some positions of one sequence, layers first."""
     chosen = np.zeros_like(text.counted[:1])
     chosen[0, positions] = True
-    found = read_lens(model, readout, text.tokens[[sequence]], chosen, tokens_per_chunk)
+    row, tokens = text.tokens[[sequence]], text.tokens[sequence, positions]
+    found = read_lens(model, readout, row, chosen, tokens_per_chunk)
+    tops = [top_of(readout, residual, tokens_per_chunk) for residual in residuals_of(model, row, chosen)]
     strings = spell_tokens(model.tokenizer, model.d_vocab)
-    tokens, n_layers = text.tokens[sequence, positions], len(found.rank)
+    of = {name: found[:, place].ravel() for place, name in enumerate(OUTCOMES)}
+    n_layers = len(found)
     return pl.DataFrame(
         {
             "layer": np.repeat(np.arange(n_layers), len(positions)),
@@ -310,9 +266,19 @@ def passage_frame(
             "position": np.tile(positions, n_layers),
             "token": np.tile(tokens, n_layers),
             "string": [strings[token] for token in tokens] * n_layers,
-            "entropy": found.outcomes[OUTCOMES.index("entropy")].ravel(),
-            "kl": found.outcomes[OUTCOMES.index("kl")].ravel(),
-            "rank": found.rank.ravel(),
-            "top_string": [strings[token] for token in found.top.ravel()],
+            "entropy": of["entropy"],
+            "kl": of["kl"],
+            "rank": np.rint(1 / of["reciprocal_rank"]).astype(np.int64) - 1,
+            "top_string": [strings[token] for top in tops for token in top],
         },
     )
+
+
+@torch.no_grad()
+def top_of(readout: Readout, residual: Float[Tensor, "tokens d"], tokens_per_chunk: int) -> list[int]:
+    """The most likely next token of each residual, the lowest id among equals."""
+    return [
+        int(token)
+        for start in range(0, len(residual), tokens_per_chunk)
+        for token in read(readout, residual[start : start + tokens_per_chunk])[0].logits.argmax(-1)
+    ]
