@@ -46,11 +46,11 @@ STAGES_TABLES: dict[str, Schema] = {
     "intervention_costs": {
         "interventions": Column(I64, "interventions made"),
         "n_layers": Column(I64, "layers of the model"),
-        "block_evaluations": Column(I64, "blocks evaluated per sequence, the clean run included"),
+        "block_evaluations": Column(I64, "blocks evaluated per sequence, clean runs (two with means) included"),
         "naive_block_evaluations": Column(
-            I64, "the same with a whole forward pass for each intervention and the clean run"
+            I64, "the published way: a clean and a changed whole forward pass for each intervention (METHODS C1)"
         ),
-        "model_loads": Column(I64, "times that the model was loaded"),
+        "model_loads": Column(I64, "times that the model was loaded; its float64 copy for the verification is another"),
     },
     "intervention_verification": {
         "intervention": Column(STR, ", ".join(INTERVENTIONS)),
