@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from neuronlab.bridge_parts import FINAL_RESIDUAL, hooked_forward, post_activation
 from neuronlab.final_states import Text
-from neuronlab.kernels.interface import precise_product
+from neuronlab.layer_outcomes import read
 from neuronlab.models import Model
 from neuronlab.probe_ensembles import ProbeError
 
@@ -104,14 +104,12 @@ def read_inputs(
             model.bridge, torch.from_numpy(text.tokens[rows]).long().to(model.device), hooks, logits_to_keep=1
         )
         for chunk in caught[0].split(tokens_per_chunk):
-            x = chunk.to(device).double()
-            logits = readout.cap(precise_product(readout.normalise(x), readout.W) + readout.b.double())
+            distribution, probabilities = read(readout, chunk)
             part = slice(before, before + len(chunk))
-            largest, best = logits.max(-1, keepdim=True)
-            # Sums of probabilities relative to the largest: at worst one of the two underflows, and is cut off.
-            mass = ((logits - largest).exp() @ members).clamp_min(TINY).log()
+            # A probability below the smallest float is cut off there: log odds stay finite.
+            mass = (probabilities @ members).clamp_min(TINY).log()
             log_odds[part] = (mass[:, : has.shape[1]] - mass[:, has.shape[1] :]).cpu().numpy()
-            top[part] = has[best[:, 0].cpu().numpy()]
+            top[part] = has[distribution.logits.argmax(-1).cpu().numpy()]
             before += len(chunk)
     if not (np.isfinite(activations).all() and np.isfinite(log_odds).all()):
         raise ProbeError(
