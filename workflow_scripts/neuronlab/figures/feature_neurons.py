@@ -160,7 +160,7 @@ def chart(
             frame = densities(feature_histograms, row["feature"], row["layer"], row["neuron"])
             histograms.append(histogram(frame, row, foot=i + COLUMNS >= len(some)))
         right = alt.concat(*histograms, columns=COLUMNS, spacing={"row": 16, "column": 20})
-        body = alt.hconcat(left, right, spacing=30)
+        body = alt.hconcat(left, right, spacing=30).resolve_scale(color="independent")
     significant, without = int(best["significant"].sum()), int(shown["effect_size"].null_count())
     more = len(best) - len(shown)
     subtitle = [

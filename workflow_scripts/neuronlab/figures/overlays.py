@@ -130,7 +130,7 @@ def dodged(frame: pl.DataFrame, column: str) -> pl.DataFrame:
 def ticks(top: float, *, whole: bool = False) -> list[float]:
     """Ticks from zero, some five, none so close to `top` that its label would stick out of the panel."""
     power = 10.0 ** np.floor(np.log10(top / 4))
-    step = next(factor * power for factor in (1, 2, 5, 10) if top / (factor * power) <= 6)
+    step = next(factor * power for factor in (1, 2, 5, 10) if top / (factor * power) <= 7)
     step = max(1.0, step) if whole else step
     return [float(f"{i * step:.6g}") for i in range(int(0.97 * top / step) + 1)]
 
