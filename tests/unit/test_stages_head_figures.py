@@ -1,0 +1,241 @@
+"""What the figures of local attention, subjoiners, features and probes show is what the tables say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import altair as alt
+import fake_stages
+import polars as pl
+import pytest
+from chart_specs import field, marks, parts, rows, spec, subtitle, titles
+from fake_stages import World
+from neuronlab.figures import feature_neurons, local_attention, overlays, probes, saving, subjoiner_examples, subjoiners
+
+Tables = dict[str, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    return fake_stages.tables()
+
+
+# Local attention
+
+
+def test_attention_of_a_head_is_added_up_over_the_window_without_the_token_itself(tables: Tables) -> None:
+    frame = tables["local_attention"]
+    found = local_attention.by_head(frame, 5)
+    for layer, head in ((0, 0), (7, 2)):
+        own = frame.filter((pl.col("layer") == layer) & (pl.col("head") == head))
+        expected = sum(row["attention"] for row in own.iter_rows(named=True) if 1 <= row["offset"] <= 5)
+        drawn = found.filter((pl.col("layer") == layer) & (pl.col("head") == head))["attention"].item()
+        assert drawn == pytest.approx(expected)
+    narrow = local_attention.by_head(frame, 1).sort("layer", "head")["attention"].to_list()
+    assert narrow == frame.filter(pl.col("offset") == 1).sort("layer", "head")["attention"].to_list()
+
+
+def test_offsets_are_means_over_heads(tables: Tables) -> None:
+    frame = tables["local_attention"]
+    found = local_attention.by_offset(frame).filter((pl.col("layer") == 3) & (pl.col("offset") == 2)).row(0, named=True)
+    heads = [row["attention"] for row in frame.iter_rows(named=True) if (row["layer"], row["offset"]) == (3, 2)]
+    assert found["attention"] == pytest.approx(sum(heads) / 4)
+    assert found["depth"] == pytest.approx(3 / 11)
+
+
+def local(given: dict[str, Tables], **more: object) -> alt.TopLevelMixin:
+    names = ("local_attention", "local_attention_layers", "attention_bos")
+    return local_attention.chart(*({m: made[name] for m, made in given.items()} for name in names), **more)
+
+
+def test_local_attention_of_one_model_has_heads_and_that_of_several_has_not(tables: Tables) -> None:
+    whole = spec(local({"gpt2": tables}, text="pile"))
+    assert "On the BOS: a dot per head, and their mean" in titles(whole)
+    maps = [part for part in marks(whole, "rect") if field(part, "fill") == "attention"]
+    assert [len(rows(whole, part)) for part in maps] == [48, 48]
+    several = spec(local({"gpt2": tables, "six": fake_stages.tables(World(n_layers=6))}, text="pile"))
+    assert not marks(several, "rect")
+    assert titles(several)[1:] == ["Previous 5 tokens", "BOS (no intervals)"]
+
+
+def test_a_text_without_bos_says_so(tables: Tables) -> None:
+    chart = local({"gpt2": tables | {"attention_bos": tables["attention_bos"].head(0)}}, text="pile")
+    assert "no BOS at position 0 in this text" in subtitle(chart)
+    assert not [title for title in titles(spec(chart)) if "BOS" in title]
+
+
+def test_tables_of_different_models_are_refused(tables: Tables) -> None:
+    with pytest.raises(overlays.OverlayError, match="different models"):
+        local_attention.chart(
+            {"a": tables["local_attention"]}, {"b": tables["local_attention_layers"]}, {"b": tables["attention_bos"]}
+        )
+
+
+# Subjoiners
+
+
+def test_significant_heads_are_outlined_and_a_missing_test_is_none(tables: Tables) -> None:
+    frame = tables["subjoiners"]
+    whole = spec(subjoiners.chart(frame, model="m", text="t", level=0.95))
+    edges = [part for part in marks(whole, "rect") if part["mark"].get("stroke")]
+    (edge,) = edges
+    assert edge["transform"] == [{"filter": "datum.marked"}]
+    marked = {(row["layer"], row["head"]) for row in rows(whole, edge) if row["marked"]}
+    every = frame.filter(pl.col("pieces") == 0)
+    expected = {(r["layer"], r["head"]) for r in every.iter_rows(named=True) if r["p_value_holm"] <= 0.05}
+    assert marked == expected
+    assert 0 < len(expected) < len(every)
+    unknown = frame.with_columns(p_value=pl.lit(None, pl.Float64), p_value_holm=pl.lit(None, pl.Float64))
+    whole = spec(subjoiners.chart(unknown, model="m", text="t"))
+    edge = next(part for part in marks(whole, "rect") if part["mark"].get("stroke"))
+    assert not any(row["marked"] for row in rows(whole, edge))
+    assert "no test" in json.dumps(whole)
+
+
+def test_the_best_heads_come_first_with_words_and_one_token_words(tables: Tables) -> None:
+    frame = tables["subjoiners"]
+    best = subjoiners.best_heads(frame)
+    assert best.row(0, named=True)["layer"] == 1
+    assert best.row(0, named=True)["head"] == 3
+    assert best["score"].to_list() == sorted(best["score"].to_list(), reverse=True)
+    assert len(best) == subjoiners.BEST
+    drawn = subjoiners.by_pieces(frame, best)
+    assert len(drawn) == subjoiners.BEST * 3 * 2  # heads, numbers of tokens, kinds of words
+    own = frame.filter((pl.col("layer") == 1) & (pl.col("head") == 3) & (pl.col("pieces") == 4)).row(0, named=True)
+    for kind, (name, _) in subjoiners.WORDS.items():
+        row = drawn.filter((pl.col("place") == 0) & (pl.col("pieces") == 4) & (pl.col("kind") == name)).row(
+            0, named=True
+        )
+        found = [row[f"attention{end}"] for end in ("", "_low", "_high")]
+        assert found == [own[f"attention_{kind}{end}"] for end in ("", "_low", "_high")]
+        assert abs(row["at"] - 4) < 0.2
+
+
+def test_examples_are_in_the_order_of_their_drawing_with_the_score_framed(tables: Tables) -> None:
+    frame = tables["subjoiner_examples"]
+    whole = spec(subjoiner_examples.chart(frame.sample(fraction=1, shuffle=True, seed=2), model="m", text="t"))
+    frames = [part for part in marks(whole, "rect") if part["mark"].get("strokeWidth") == 2]
+    assert len(frames) == 4
+    for example, part in enumerate(frames):
+        own = frame.filter(pl.col("example") == example)
+        last = own["query"].max()
+        expected = own.filter((pl.col("query") == last) & pl.col("in_word") & (pl.col("key") < last))
+        cells = rows(whole, part)
+        assert sorted(row["key"] for row in cells) == sorted(expected["key"].to_list())
+        assert {row["query"] for row in cells} == {last}
+        share = expected["attention"].sum()
+        assert subjoiner_examples.joined(own) == pytest.approx(share)
+        assert f"the last attends {share:.2f} to the earlier ones" in json.dumps(whole)
+
+
+def test_token_labels_are_data_and_no_code(tables: Tables, tmp_path: Path) -> None:
+    strings = pl.col("query_string").replace({" of": "'\"}) \\"}), pl.col("key_string").replace({" of": "'\"}) \\"})
+    odd = tables["subjoiner_examples"].with_columns(*strings)
+    chart = subjoiner_examples.chart(odd, model="m", text="t")
+    saving.save(chart, [tmp_path / "odd.svg"])
+    assert "'\"}" in (tmp_path / "odd.svg").read_text().replace("&quot;", '"').replace("&apos;", "'").replace(
+        "&#39;", "'"
+    )
+
+
+# Features
+
+
+def test_the_best_neuron_of_each_feature_is_drawn_and_marked_by_its_corrected_p_value(tables: Tables) -> None:
+    frame = tables["feature_neurons"]
+    high = frame.with_columns(
+        p_value_holm=pl.when(pl.col("feature") == "digits").then(0.2).otherwise("p_value_holm"),
+        effect_size=pl.when(pl.col("feature") == "ends_ing").then(-9.0).otherwise("effect_size"),
+    )
+    best = feature_neurons.best_neurons(high, 0.95)
+    assert best["feature"].to_list()[0] == "ends_ing"  # the largest size, whatever its sign
+    assert dict(best.select("feature", "significant").iter_rows()) == {
+        "ends_ing": True,
+        "leading_space": True,
+        "digits": False,
+    }
+    for row in best.iter_rows(named=True):
+        own = frame.filter(pl.col("feature") == row["feature"])
+        strongest = own.sort(pl.col("difference").abs(), descending=True).row(0, named=True)
+        assert (row["layer"], row["neuron"]) == (strongest["layer"], strongest["neuron"])
+    missing = frame.with_columns(
+        effect_size=pl.lit(None, pl.Float64), p_value=pl.lit(None, pl.Float64), p_value_holm=pl.lit(None, pl.Float64)
+    )
+    assert not feature_neurons.best_neurons(missing, 0.95)["significant"].any()
+    chart = feature_neurons.chart(missing, tables["feature_histograms"], model="m")
+    assert "no effect size where neither group varies (3)" in subtitle(chart)
+
+
+def test_a_neuron_shared_by_features_has_one_histogram() -> None:
+    shared = {"layer": [1, 1, 2], "neuron": [5, 5, 7], "feature": ["ends_s", "ends_es", "digits"]}
+    best = pl.DataFrame(shared | {"significant": [False, True, True]})
+    histograms = pl.DataFrame(shared)
+    assert feature_neurons.shown_histograms(best, histograms)["feature"].to_list() == ["ends_es", "digits"]
+    assert feature_neurons.shown_histograms(best, histograms.head(2), 1)["feature"].to_list() == ["ends_es"]
+
+
+def test_histograms_are_densities_of_each_group(tables: Tables) -> None:
+    frame = tables["feature_histograms"]
+    row = feature_neurons.best_neurons(tables["feature_neurons"], 0.95).row(0, named=True)
+    bins = feature_neurons.densities(frame, row["feature"], row["layer"], row["neuron"])
+    chosen = (pl.col("feature") == row["feature"]) & (pl.col("layer") == row["layer"])
+    own = frame.filter(chosen & (pl.col("neuron") == row["neuron"]))
+    for group in ("feature", "rest"):
+        drawn, given = (f.filter(pl.col("group") == group) for f in (bins, own))
+        area = (drawn["density"] * (drawn["bin_end"] - drawn["bin_start"])).sum()
+        assert area == pytest.approx(1.0)
+        assert drawn["n"].sum() == given["n"].sum() == drawn["tokens"][0]
+        for cell in drawn.iter_rows(named=True):  # whole bins of the table, put together
+            within = given.filter(
+                (pl.col("bin_start") >= cell["bin_start"] - 1e-9) & (pl.col("bin_end") <= cell["bin_end"] + 1e-9)
+            )
+            assert within["n"].sum() == cell["n"]
+
+
+# Probes
+
+
+def test_curves_of_probes(tables: Tables) -> None:
+    frame = tables["probes"]
+    drawn = probes.curves(frame, "accuracy").filter(pl.col("feature") == "ends_ing")
+    own = frame.filter(pl.col("feature") == "ends_ing")
+
+    def line(name: str, size: int) -> dict:
+        return drawn.filter((pl.col("line") == name) & (pl.col("size") == size)).row(0, named=True)
+
+    scored = own.filter((pl.col("order") == "score") & (pl.col("size") == 8)).row(0, named=True)
+    found = line(probes.SCORE, 8)
+    assert [found[c] for c in ("value", "low", "high")] == [scored[f"accuracy{e}"] for e in ("", "_low", "_high")]
+    draws = [r["accuracy"] for r in own.iter_rows(named=True) if (r["order"], r["size"]) == ("random", 8)]
+    found = line(probes.RANDOM, 8)
+    assert (found["low"], found["high"], found["probes"]) == (min(draws), max(draws), 5)
+    assert found["value"] == pytest.approx(sum(draws) / 5)
+    alone = {r["draw"]: r["accuracy"] for r in own.iter_rows(named=True) if r["order"] == "single"}
+    found = line(probes.SINGLE, 4)  # the four neurons of that ensemble
+    assert found["value"] == pytest.approx(sum(alone[place] for place in range(4)) / 4)
+    assert (found["low"], found["high"], found["probes"]) == (alone[3], alone[0], 4)
+    assert line(probes.MODEL, 0)["value"] == own.filter(pl.col("order") == "model")["accuracy"].item()
+
+
+def test_probes_have_a_panel_per_feature_and_measure(tables: Tables) -> None:
+    whole = spec(probes.chart(tables["probes"], model="m", text="t"))
+    panels = [part for part in parts(whole) if "layer" in part]
+    assert len(panels) == 2 * 2
+    assert titles(whole)[1:] == ["ends_ing", "leading_space"]
+    rules = [part for part in marks(whole, "rule") if part["mark"].get("strokeDash") == [7, 4]]
+    found = [row["value"] for part in rules for row in rows(whole, part)]
+    assert found == pytest.approx([0.82, 0.82, 0.87, 0.87])
+    missing = tables["probes"].with_columns(**{f"auc{end}": pl.lit(None, pl.Float64) for end in ("", "_low", "_high")})
+    whole = spec(probes.chart(missing, model="m", text="t"))
+    assert len([part for part in parts(whole) if "layer" in part]) == 2
+
+
+@pytest.mark.parametrize("features", [1, 4, 5])
+def test_rows_of_probes_are_whole(features: int, tables: Tables) -> None:
+    own = tables["probes"].filter(pl.col("feature") == "ends_ing")
+    frame = pl.concat([own.with_columns(feature=pl.lit(f"feature_{i}")) for i in range(features)])
+    whole = spec(probes.chart(frame, model="m", text="t"))
+    (grid,) = [part for part in parts(whole) if "concat" in part]
+    assert len(grid["concat"]) % grid["columns"] == 0
+    assert titles(whole)[1:] == [f"feature_{i}" for i in range(features)]
