@@ -241,6 +241,7 @@ def test_a_layer_without_neurons_leaves_a_gap(tables: Tables) -> None:
         ("  ", "\N{MIDDLE DOT}\N{MIDDLE DOT}"),
         ("\n\n", "\\n\\n"),
         ("\tx", "\\tx"),
+        ("\\n", "\\\\n"),  # two characters, and no line end
         ("\x00", "\\x00"),
         ("\u202e", "\\u202e"),  # turns the direction of what follows
         ("\u0301", "\\u0301"),  # would sit on the character before it

@@ -24,6 +24,8 @@ def shown(token: str, length: int = LENGTH) -> str:
 def _letter(letter: str) -> str:
     if letter == " ":
         return DOT
+    if letter == "\\":  # doubled, so that the two characters of "\\n" are no line end
+        return "\\\\"
     if unicodedata.combining(letter):  # it would sit on the character before it
         return f"\\u{ord(letter):04x}"
     return letter if letter.isprintable() else repr(letter)[1:-1]
