@@ -153,6 +153,9 @@ def test_a_signed_axis_is_compressed_only_where_sizes_differ_much() -> None:
     assert (axis.scale.type, axis.unit) == ("symlog", 0.1)
     assert 0.0 in axis.axis["values"]
     assert len(axis.axis["values"]) >= 4
+    low, high = axis.scale.domain
+    assert -0.2 < low < -0.05
+    assert 8.0 < high < 12.0
     even = depth_lines.vertical(rows([-0.05, 0.1, 0.3]), kind="signed", include=[0.0])
     assert even.unit is None
 
@@ -216,13 +219,16 @@ def _leaves(spec: dict) -> list[dict]:
     return [leaf for layer in spec["layer"] for leaf in _leaves(layer)] if "layer" in spec else [spec]
 
 
-def test_many_documents_are_thinned_evenly() -> None:
-    frame = fake.lens_documents(fake.World(n_layers=1, documents=101))
-    shown = lens.thin_documents(frame)["document"].unique().sort().to_list()
-    assert (len(shown), shown[0], shown[-1]) == (lens.DOCUMENTS, 0, 100)
-    assert max(np.diff(shown)) <= 3
-    table = fake.lens(fake.World(n_layers=1, documents=101))
-    assert "40 of 101 documents drawn" in subtitle(lens.chart(table, frame, model="m", text="t"))
+def test_single_documents_are_the_longest_ones() -> None:
+    frame = fake.lens_documents(fake.World(n_layers=1, documents=60))  # document i has 200 + 100 i tokens
+    shown = lens.long_documents(frame)
+    assert shown["document"].unique().sort().to_list() == list(range(20, 60))
+    table = fake.lens(fake.World(n_layers=1, documents=60))
+    assert "40 of 60 documents drawn, the longest" in subtitle(lens.chart(table, frame, model="m", text="t"))
+    short = frame.with_columns(n_tokens=pl.col("document").cast(pl.Int64))
+    assert lens.long_documents(short)["document"].min() == lens.TOKENS
+    none = lens.chart(table, short.filter(pl.col("document") < lens.TOKENS), model="m", text="t")
+    assert "thin" not in subtitle(none)
 
 
 def test_one_document_has_no_interval(tables: dict[str, pl.DataFrame], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import altair as alt
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from neuronlab.figures import theme
 
@@ -97,10 +98,19 @@ def vertical(*frames: pl.DataFrame, kind: str = "linear", include: Sequence[floa
     sizes = sizes[sizes > 0]
     if kind == "signed" and len(sizes) > 2 and sizes.max() > WIDE * np.median(sizes):
         unit = theme.round_up(float(np.median(sizes)))
-        ticks = _ticks([low, high], lambda value: float(np.sign(value) * np.log1p(abs(value) / unit)))
+        reach = pl.concat([*ends, pl.Series(include, dtype=pl.Float64)]).drop_nulls().to_numpy()
+        # The margin is one of the compressed axis: in nats it would be wide around zero.
+        at = theme.linear_domain(pl.Series(_compressed(reach, unit)), pad=0.05)
+        low, high = (float(np.sign(end) * unit * np.expm1(abs(end))) for end in at)
+        ticks = _ticks([low, high], lambda value: float(_compressed(np.array(value), unit)))
         scale = alt.Scale(domain=[low, high], type="symlog", constant=unit, nice=False)
         return Vertical(scale, {"values": ticks, "format": "~g"}, unit=unit)
     return Vertical(alt.Scale(domain=[low, high], nice=False, zero=False), {"tickCount": 4})
+
+
+def _compressed(values: Float[np.ndarray, "..."], unit: float) -> Float[np.ndarray, "..."]:
+    """Where values lie on an axis that is linear within `unit` and logarithmic far beyond it."""
+    return np.sign(values) * np.log1p(np.abs(values) / unit)
 
 
 def _ticks(domain: Sequence[float], place: Callable[[float], float]) -> list[float]:

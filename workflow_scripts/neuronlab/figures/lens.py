@@ -19,7 +19,7 @@ from neuronlab.tables import read_table
 
 TITLE = "What the logit lens reads from each layer"
 WIDTH, HEIGHT = 380, 180
-DOCUMENTS = 40  # thin lines, at most
+DOCUMENTS, TOKENS = 40, 20  # thin lines, at most, and how many tokens a document needs for one
 QUANTITIES = {
     "entropy": ("entropy (nats)", "entropy of the lens", theme.VERMILION, "linear"),
     "kl": ("KL(final || lens) (nats)", "divergence from the final distribution", theme.BLUE, "linear"),
@@ -29,13 +29,11 @@ QUANTITIES = {
 LOOKS = [Look(quantity, colour) for quantity, (_, _, colour, _) in QUANTITIES.items()]
 
 
-def thin_documents(documents: pl.DataFrame, most: int = DOCUMENTS) -> pl.DataFrame:
-    """Rows of at most `most` documents, evenly spaced among all."""
-    names = documents["document"].unique().sort().to_list()
-    if len(names) <= most:
-        return documents
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
-    return documents.filter(pl.col("document").is_in(chosen))
+def long_documents(documents: pl.DataFrame, most: int = DOCUMENTS) -> pl.DataFrame:
+    """Rows of the longest documents, at most `most`; shorter than `TOKENS` none: their means are mostly noise."""
+    sizes = documents.group_by("document").agg(pl.col("n_tokens").max()).filter(pl.col("n_tokens") >= TOKENS)
+    chosen = sizes.sort(["n_tokens", "document"], descending=[True, False]).head(most)
+    return documents.filter(pl.col("document").is_in(chosen["document"].to_list()))
 
 
 def panel(table: pl.DataFrame, documents: pl.DataFrame, quantity: str, *, foot: bool) -> alt.LayerChart:
@@ -90,7 +88,7 @@ def chart(
     """
     if not len(table):
         return theme.finish(theme.note_chart("no layer was read"), TITLE, [theme.about(model, text)])
-    shown = thin_documents(documents)
+    shown = long_documents(documents)
     n, there = shown["document"].n_unique(), documents["document"].n_unique()
     panels = [panel(table, shown, quantity, foot=i >= 2) for i, quantity in enumerate(QUANTITIES)]
     clusters = int(table["n_documents"].max())
@@ -105,7 +103,7 @@ def chart(
         ),
         f"bands: {100 * level:g} % interval, bootstrap by document" if clusters > 1 else "one document: no interval",
         "0: the embedding" + ("; thin: single documents" if n else ""),
-        f"{n} of {there} documents drawn" if n < there else None,
+        f"{n} of {there} documents drawn, the longest" if n < there else None,
         "each layer with its own norm; the last one is the model's own output",
     ]
     return theme.finish(alt.concat(*panels, columns=2, spacing={"row": 20, "column": 24}), TITLE, subtitle)
