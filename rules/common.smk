@@ -37,7 +37,7 @@ from neuronlab.model_sizes import (
     read_sizes,
 )
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
-from neuronlab.prompt_templates import uses_example
+from neuronlab.prompt_templates import shown_filters
 from neuronlab.published_models import (
     COPYING_ACTIVATIONS,
     COPYING_MODELS,

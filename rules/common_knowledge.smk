@@ -39,9 +39,8 @@ def template_of(wildcards):
 
 
 def filters_of(wildcards):
-    """The configured filters; that of examples only where the model sees one (METHODS, B defect 13)."""
-    shown = uses_example(template_of(wildcards))
-    return [name for name in COPY["filters"] if name != "example" or shown]
+    """The configured filters that apply to the prompts that a model sees."""
+    return shown_filters(COPY["filters"], template_of(wildcards))
 
 
 def copying_selections(wildcards):

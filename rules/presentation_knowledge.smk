@@ -374,6 +374,7 @@ rule draw_decision_boundaries:
         decoded=decoded("decoded"),
         conflicts=f"{KNOWLEDGE}/conflicts.parquet",
         variants=f"{KNOWLEDGE}/variants.parquet",
+        verification=f"{KNOWLEDGE}/decoding_verification.parquet",
     output:
         figures=in_report(
             f"{KNOWLEDGE}/figures/decision_boundaries", "decision_boundaries"
@@ -403,6 +404,7 @@ rule draw_log_ratio_changes:
         decoded=decoded("decoded"),
         conflicts=f"{KNOWLEDGE}/conflicts.parquet",
         variants=f"{KNOWLEDGE}/variants.parquet",
+        verification=f"{KNOWLEDGE}/decoding_verification.parquet",
     output:
         figures=in_report(f"{KNOWLEDGE}/figures/log_ratio_changes", "log_ratio_changes"),
     log:

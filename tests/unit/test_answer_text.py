@@ -7,7 +7,16 @@ import string
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neuronlab.answer_text import CONTEXT, DELIMITERS, NEITHER, PARAMETRIC, label_answer, same_words, split_answer
+from neuronlab.answer_text import (
+    CONTEXT,
+    DELIMITERS,
+    NEITHER,
+    PARAMETRIC,
+    label_answer,
+    same_words,
+    split_answer,
+    whole_characters,
+)
 
 WORDS = st.text(alphabet=string.ascii_letters + "éüß-'", min_size=1, max_size=6)
 OBJECTS = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
@@ -86,3 +95,9 @@ def test_context_is_looked_for_first_and_an_empty_answer_is_neither() -> None:
     assert label_answer("New York", "New", "New York") == CONTEXT
     assert label_answer("", "New", "New York") == NEITHER
     assert label_answer("NEW  YORK city", "Boston", "New York") == PARAMETRIC
+
+
+def test_an_unfinished_character_is_no_part_of_an_answer():
+    assert whole_characters("Paris \ufffd") == "Paris"
+    assert whole_characters("\ufffd\ufffd") == ""
+    assert whole_characters("Zürich") == "Zürich"

@@ -257,7 +257,12 @@ def test_prompts_count_by_themselves_and_not_by_their_objects() -> None:
     same = {"counter": ["Rome"] * 6, "answer": ["Paris"] * 6, "subset": ["a", "a", "a", "a", None, None]}
     prompts = pl.DataFrame({"prompt": range(6), "fact": fact} | same)
     clean = np.array([0, 1, 2, 0, 0, 2], np.int8)
-    counts = count_classes(clean, prompts, FactBootstrap.of(np.array(fact), 50, 0.95, 0))
+    empty = np.array([False, True, False, False, False, False])
+    counts = count_classes(clean, empty, prompts, FactBootstrap.of(np.array(fact), 50, 0.95, 0))
+    assert counts.filter(pl.col("n_empty") > 0).select("subset", "label", "n_empty").rows() == [
+        ("all", "ND", 1),
+        ("a", "ND", 1),
+    ]
     found = counts.select("subset", "label", "n_prompts", "n_facts", "n").rows()
     assert found == [
         ("all", "CK", 6, 3, 3),

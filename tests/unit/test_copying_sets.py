@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neuronlab.copying_controls import CopyingSetError, Layer, draw_norm_matched, draw_uniform
-from neuronlab.copying_sets import driven_by_best_head, make_sets, select_copying_sets
+from neuronlab.copying_sets import driven_by_best_head, first_draw, make_sets, select_copying_sets
 from neuronlab.copying_variants import VariantError, make_variants, read_groups
 from neuronlab.replacements import ActivationStatistics
 from neuronlab.schemas import SCHEMAS
@@ -154,7 +154,8 @@ def test_names_order_and_columns(run: Run) -> None:
     assert members(synthetic) == {
         f"{s}/synthetic_{i:03d}": members(sets)[s] for s in ("entropy", "other") for i in range(2)
     }
-    assert synthetic.filter(set="other/synthetic_001")["draw"].to_list() == [1] * 4
+    assert synthetic.filter(set="other/synthetic_001")["draw"].to_list() == [first_draw("other") + 1] * 4
+    assert synthetic["draw"].n_unique() == 4, "selections of one size would share their random directions"
     assert sets.filter(pl.col("kind") != "synthetic")["draw"].null_count() == len(sets) - len(synthetic)
 
 

@@ -79,3 +79,17 @@ def test_files_that_cannot_be_used_are_named_with_a_remedy(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FactError, match=r"facts\.mine\.path: there is no file '.*absent\.csv'; correct the path"):
         read_cells(tmp_path / "absent.csv", WHERE, COLUMNS)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "facts.parquet"
+    pl.DataFrame({"subject": [b"a"], "relation": [b"b"], "object": [b"\xff"]}).write_parquet(path)
+    with pytest.raises(FactError, match=r"facts\.parquet' holds cells that are no text"):
+        read_cells(path, "facts.mine.path", ["subject"])
+
+
+def test_one_column_hints_at_the_separator(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text("subject;relation;object\na;b;c\n")
+    with pytest.raises(FactError, match="separated otherwise"):
+        read_cells(path, "facts.mine.path", ["subject"])

@@ -16,6 +16,7 @@ from neuronlab.prompt_templates import (
     conflict_prompt,
     fill,
     query_prompts,
+    shown_filters,
     uses_example,
 )
 
@@ -52,6 +53,13 @@ def test_named_templates_end_in_the_query_and_show_what_they_promise() -> None:
     assert "Bob" not in found["plain"][0]
     assert {name: uses_example(name) for name in NAMED} == {"none": False, "plain": False, "instruction": True}
     assert uses_example("{example_object}? {query}")
+
+
+def test_the_filter_of_examples_asks_for_none_that_the_model_does_not_see():
+    """B defect 13, second half."""
+    filters = ["containment", "example", "overlap"]
+    assert shown_filters(filters, "instruction") == filters
+    assert shown_filters(filters, "plain") == shown_filters(filters, "none") == ["containment", "overlap"]
 
 
 def test_defect_14_no_template_spells_out_a_bos() -> None:

@@ -177,7 +177,7 @@ class Tables:
         ]
         classes = [
             {"subset": subset, "label": label, "n_prompts": 400, "n_facts": 150, "n": n, "share": n / 400}
-            | {"share_low": n / 500, "share_high": None}
+            | {"n_empty": 0, "share_low": n / 500, "share_high": None}
             for subset, numbers in (("all", (300, 60, 40)), ("part", (1, 2, 3)))
             for label, n in zip(("CK", "ND", "PK"), numbers, strict=True)
         ]

@@ -7,6 +7,7 @@ import pytest
 from neuronlab.tables import read_table
 from project import Project, small_config
 
+pytestmark = pytest.mark.slow
 KNOWLEDGE = "results/tiny/facts/people/knowledge"
 
 
@@ -77,7 +78,6 @@ def test_a_shard_without_prompts_is_valid(finished, tmp_path, tiny_directory):
     assert other.planned(f"{KNOWLEDGE}/scores.parquet")["decode_conflicts"] == prompts + 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

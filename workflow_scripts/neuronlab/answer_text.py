@@ -17,6 +17,15 @@ def split_answer(continuation: str) -> tuple[str, bool]:
     return continuation[:end].strip(), bool(places)
 
 
+def whole_characters(answer: str) -> str:
+    """An answer up to the first character that its tokens do not finish or that is none (U+FFFD).
+
+    What a tokenizer prints for such bytes would be encoded as other tokens than the model wrote, and all such bytes
+    look the same: no object may hold it.
+    """
+    return answer.partition("\ufffd")[0].strip()
+
+
 def same_words(answer: str, object_: str) -> bool:
     """Whether the answer begins with the words of an object, whatever the case; never for an empty object."""
     wanted = object_.casefold().split()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from neuronlab.answer_text import split_answer
+from neuronlab.answer_text import split_answer, whole_characters
 from neuronlab.greedy_decoding import Greedy, greedy
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -96,6 +96,7 @@ def answers_frame(model: Model, facts: pl.DataFrame, texts: Sequence[str], found
     for fact, object_, text, one in zip(facts["fact"], facts["object"], texts, found, strict=True):
         continuation = continuation_text(model.tokenizer, one.tokens)
         answer, delimited = split_answer(continuation)
+        answer = whole_characters(answer)
         ended = "delimiter" if delimited else "eos" if one.tokens[-1] == model.eos_token_id else "length"
         row = {
             "fact": fact,

@@ -8,6 +8,7 @@ from neuronlab.configuration import Config, ConfigError, base_model, find_entry
 from neuronlab.copying_variants import check_replacements
 from neuronlab.prompt_templates import check_conflict, check_template
 
+CLEAN_SET = "clean"  # the set of no neurons
 FACT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 # Sets that are chosen by effects on a text of study A, and the part of study A that their tables come from.
 TEXT_SETS = {"token_frequency": "token_frequency", "induction_driven": "heads"}
@@ -35,6 +36,8 @@ def check_copying(config: Config) -> None:
         check_replacements(study["replacements"])
     except ValueError as error:
         raise ConfigError(f"configuration: {error}") from None
+    if study["dose_response"]["points"] == 1:
+        raise ConfigError("configuration: context_copying.dose_response.points: a curve needs two doses; or 0 for none")
     _check_selections(config, study)
 
 
@@ -76,6 +79,13 @@ def _check_facts(config: Config, where: str, entry: Config) -> None:
 
 def _check_selections(config: Config, study: Config) -> None:
     known = [*config["selections"], *TEXT_SETS]
+    if CLEAN_SET in config["selections"]:
+        raise ConfigError(f"configuration: selections.{CLEAN_SET}: the name is taken by the unchanged model; rename it")
+    if "induction_driven" in study["selections"] and study["induction_driven"] is None:
+        raise ConfigError(
+            "configuration: context_copying.selections: 'induction_driven' has no size; set "
+            "context_copying.induction_driven, or leave it out"
+        )
     for name in study["selections"]:
         if name not in known:
             raise ConfigError(

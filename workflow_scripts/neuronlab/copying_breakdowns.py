@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int8
+from jaxtyping import Bool, Float64, Int8
 
 from neuronlab.conversions import score_counts
 from neuronlab.copying_frames import frame_of
@@ -23,8 +23,13 @@ class SubsetError(ValueError):
     """A subset of the facts with a name that is taken."""
 
 
-def count_classes(clean: Int8[Array, " prompts"], prompts: pl.DataFrame, bootstrap: FactBootstrap) -> pl.DataFrame:
+def count_classes(
+    clean: Int8[Array, " prompts"], empty: Bool[Array, " prompts"], prompts: pl.DataFrame, bootstrap: FactBootstrap
+) -> pl.DataFrame:
     """Table "class_counts": labels under the clean model, of all facts and of each subset.
+
+    Args:
+        empty: prompts with an empty answer; their label is ND.
 
     Raises:
         SubsetError: a subset named like all of them.
@@ -41,7 +46,8 @@ def count_classes(clean: Int8[Array, " prompts"], prompts: pl.DataFrame, bootstr
         share = part.share(counted, np.ones_like(counted))
         for place, label in enumerate(LABELS):
             row = {"subset": name, "label": label, "n_prompts": len(counted), "n_facts": part.n_facts}
-            rows.append(row | {"n": int(counted[:, place].sum())} | at("share", share, place))
+            silent = int((counted[:, place] * empty[member]).sum())
+            rows.append(row | {"n": int(counted[:, place].sum()), "n_empty": silent} | at("share", share, place))
     return frame_of(rows, "class_counts")
 
 

@@ -85,11 +85,12 @@ def compared_scores(
             cells, intervals = [], []
             for model, frame in scores.items():
                 own = frame.filter(set=name, kind="selection", replacement=way, measure="gts")
-                test = tests[model].filter(set=name, replacement=way, measure="gts", controls=controls)
+                mine = tests[model].filter(set=name, replacement=way, controls=controls)
+                test, published = mine.filter(measure="gts"), mine.filter(measure="invariance")
                 cells += [
                     percent(own["value"][0] if own.height else None),
                     p_value(test["p_value"][0] if test.height else None),
-                    fixed(test["percentile"][0] if test.height else None, 1),
+                    fixed(published["percentile"][0] if published.height else None, 1),
                 ]
                 ends = own.select("value_low", "value_high").row(0) if own.height else (None, None)
                 intervals += ["" if None in ends else f"[{percent(ends[0])}, {percent(ends[1])}]", "", ""]

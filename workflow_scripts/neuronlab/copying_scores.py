@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from neuronlab.copying_breakdowns import count_classes, score_doses, score_relations
 from neuronlab.copying_examples import choose_examples, with_texts
 from neuronlab.copying_flips import predict_flips, read_changes, summarize_flips
-from neuronlab.decoded_labels import read_decoded
+from neuronlab.decoded_labels import Decoded, read_decoded
 from neuronlab.fact_bootstrap import FactBootstrap
 from neuronlab.tables import Provenance, read_table, write_table
 from neuronlab.transitions import rank_among_controls, score_variants
@@ -84,7 +84,11 @@ def score_copying(
 
     found = read_decoded(decoded, len(prompts), len(models))
     bootstrap = FactBootstrap.of(clusters_of(prompts, read_table(facts, "facts"), facts), resamples, level, seed)
-    write_table(count_classes(found.labels[CLEAN], prompts, bootstrap), class_counts, "class_counts", provenance)
+    empty = empty_answers(found, continuations)
+    if empty.any():
+        print(f"the clean model says nothing to {empty.sum()} of {len(empty)} prompts: labelled ND", file=sys.stderr)
+    classes = count_classes(found.labels[CLEAN], empty, prompts, bootstrap)
+    write_table(classes, class_counts, "class_counts", provenance)
     scored = models.filter((pl.col("variant") != CLEAN) & (pl.col("replacement") != DOSE))
     moved, table = score_variants(found.labels, found.entropy, scored, bootstrap)
     write_table(moved, transitions, "transitions", provenance)
@@ -106,6 +110,16 @@ def score_copying(
     ]
     chosen = choose_examples(found, selected, prompts["relation"].to_list(), order, examples_per_set)
     write_table(with_texts(chosen, found, prompts, continuations), examples, "copying_examples", provenance)
+
+
+def empty_answers(found: Decoded, continuations: Sequence[str | Path]) -> Bool[np.ndarray, " prompts"]:
+    """Prompts whose continuation under the clean model is empty before its first delimiter."""
+    tables = [read_table(path, "continuations") for path in continuations]
+    texts = pl.concat([table.select("prompt", "continuation", "answer") for table in tables])
+    texts = texts.unique(["prompt", "continuation"], keep="first")  # `with_texts` refuses doubles by name
+    clean = pl.DataFrame({"prompt": range(found.labels.shape[1]), "continuation": found.continuation[CLEAN]})
+    joined = clean.cast(pl.Int32).join(texts, on=["prompt", "continuation"], how="left", maintain_order="left")
+    return (joined["answer"].str.len_chars() == 0).fill_null(False).to_numpy().astype(bool)
 
 
 def check_verification(path: str | Path) -> None:

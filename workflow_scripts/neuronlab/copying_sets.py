@@ -11,6 +11,7 @@ from every selection of the run, also from those that are not replaced themselve
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -159,8 +160,14 @@ def make_sets(
                 _rows(f"{name}/norm_matched_{index:03d}", "norm_matched", name, layer, control.tolist(), norm, **more)
             )
         for index in range(synthetic):
-            frames.append(_rows(f"{name}/synthetic_{index:03d}", "synthetic", name, layer, neurons, norm, draw=index))
+            draw = first_draw(name) + index
+            frames.append(_rows(f"{name}/synthetic_{index:03d}", "synthetic", name, layer, neurons, norm, draw=draw))
     return pl.concat(frames) if frames else pl.DataFrame(schema=SETS)
+
+
+def first_draw(name: str) -> int:
+    """Number of a selection's first synthetic draw: selections of one size must not share their random directions."""
+    return zlib.crc32(name.encode()) % 2**15 * 2**16
 
 
 def select_copying_sets(

@@ -168,6 +168,18 @@ def scores_table(scores: pl.DataFrame, tests: pl.DataFrame, level: float, where:
     return Table(tuple(columns), tuple(sections), "Global scores by replacement", caption, label(*named, "scores"))
 
 
+def match_words(sets: pl.DataFrame) -> str:
+    """How near the norm-matched controls come to the norms of the neurons that they stand for."""
+    ratios = sets.filter(kind="norm_matched")["norm_ratio"].drop_nulls()
+    if not len(ratios):
+        return ""
+    low, middle, high = (ratios.quantile(q, interpolation="linear") for q in (0.05, 0.5, 0.95))
+    return (
+        f" Norm-matched control neurons have {middle:.2f} times the norm of the neuron that they stand for (median; "
+        f"5 to 95 %: {low:.2f} to {high:.2f})."
+    )
+
+
 def neurons_table(sets: pl.DataFrame, neurons: pl.DataFrame, null_space: pl.DataFrame, named: Sequence[str]) -> Table:
     """Norm, LogitVar and rho (for each size of the null space) of the neurons that were replaced."""
     sizes = null_space.select("k", "k_rule").unique().sort("k_rule", "k", descending=[True, False]).rows()
@@ -192,7 +204,7 @@ def neurons_table(sets: pl.DataFrame, neurons: pl.DataFrame, null_space: pl.Data
     caption = (
         "Replaced neurons, as layer.neuron: norm of the output weights, LogitVar (variance over the vocabulary of "
         "their cosines with the columns of the unembedding), and \N{GREEK SMALL LETTER RHO}, the share of the norm in "
-        f"the k bottom singular directions of the unembedding. Model {named[0]}."
+        f"the k bottom singular directions of the unembedding. Model {named[0]}.{match_words(sets)}"
     )
     title = "Selected neurons"
     return Table(tuple(columns), tuple(sections), title, caption, label(*named, "neurons"), "No neurons were selected.")

@@ -18,6 +18,7 @@ from neuronlab.variant_groups import CLEAN, VariantGroup
 
 Array = np.ndarray
 KEY = "context_copying.replacements"
+LARGEST = 1e6  # of a constant, and of a number of standard deviations
 DOSE, NONE = "dose", "none"
 VARIANTS = {column: spec.dtype for column, spec in SCHEMAS["variants"].items()}
 
@@ -37,10 +38,14 @@ def check_replacements(names: Sequence[str]) -> None:
         raise VariantError(f"{KEY} is empty; name at least one, such as mean")
     for i, name in enumerate(names):
         try:
-            kind = parse_replacement(name).kind
+            parsed = parse_replacement(name)
         except ReplacementError as error:
             raise VariantError(f"{KEY}: '{name}' is no replacement; there are {there}") from error
-        if kind in ("position_mean", "resample"):
+        if not abs(parsed.number) <= LARGEST:
+            raise VariantError(
+                f"{KEY}: '{name}' is beyond +-{LARGEST:g}, where a residual stream in float32 holds nothing else"
+            )
+        if parsed.kind in ("position_mean", "resample"):
             raise VariantError(
                 f"{KEY}: '{name}' is no constant: generated tokens have no value of that kind; there are {there}"
             )

@@ -60,10 +60,16 @@ def read_cells(path: str | Path, where: str, required: Sequence[str]) -> pl.Data
         raise FactError(f"{where}: '{path}' has two columns named {_list(twice)}; rename or remove one")
     frame.columns = names
     if missing := [name for name in required if name not in names]:
-        raise FactError(f"{where}: '{path}' lacks the column {_list(missing)}; it has {_list(names)}")
+        hint = "; are the cells separated otherwise, or is the file not UTF-8?" if len(names) == 1 else ""
+        raise FactError(f"{where}: '{path}' lacks the column {_list(missing)}; it has {_list(names)}{hint}")
     if nested := [name for name, dtype in frame.schema.items() if dtype.is_nested()]:
         raise FactError(f"{where}: '{path}' holds lists or records in {_list(nested)}; give one text per cell")
-    text = frame.select(pl.all().cast(pl.String).str.strip_chars())
+    try:
+        text = frame.select(pl.all().cast(pl.String).str.strip_chars())
+    except pl.exceptions.PolarsError as error:  # bytes that are no UTF-8
+        raise FactError(
+            f"{where}: '{path}' holds cells that are no text ({_first_line(error)}); write them as text"
+        ) from error
     filled = text.select(pl.when(pl.all().str.len_chars() > 0).then(pl.all()))
     blank = pl.all_horizontal(pl.all().exclude(ROW).is_null())
     return filled.with_row_index(ROW, offset=1).filter(~blank)

@@ -1,7 +1,8 @@
 """Greedy generation under one variant by hooks, one prompt at a time: the oracle of `decoding`, and its competitor.
 
-Nothing is shared with the prefix tree: no padding, no folded weights, the model's own logits. Activations are replaced
-in the forward pass, at all positions and every step; a synthetic control moves the input of the final norm.
+Nothing is shared with the prefix tree but a synthetic control's definition (`synthetic_sets`, which has an oracle of
+its own): no padding, no folded weights, the model's own logits. Activations are replaced in the forward pass, at all
+positions and every step; a synthetic control moves the input of the final norm.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from string import Formatter
 
 import polars as pl
@@ -92,6 +92,11 @@ def check_conflict(where: str, pattern: str) -> None:
 def uses_example(template: str) -> bool:
     """Whether prompts of this template show the relation's example, where it has one."""
     return bool(_names(NAMED.get(template, template)) & set(EXAMPLE_FIELDS))
+
+
+def shown_filters(filters: Sequence[str], template: str) -> list[str]:
+    """The filters that apply: that of the example's objects only where the model sees an example (B defect 13)."""
+    return [name for name in filters if name != "example" or uses_example(template)]
 
 
 def query_prompts(where: str, template: str, facts: pl.DataFrame, relations: pl.DataFrame) -> list[str]:

@@ -201,7 +201,10 @@ KNOWLEDGE: dict[str, Schema] = {
         "label": Column(STR, "CK, ND or PK, under the clean model"),
     }
     | N_PROMPTS
-    | {"n": Column(I64, "prompts with this label")}
+    | {
+        "n": Column(I64, "prompts with this label"),
+        "n_empty": Column(I64, "of these, prompts to which the model says nothing before a delimiter"),
+    }
     | with_interval("share", "their share; missing without prompts"),
     "transitions": COPYING_VARIANT
     | FROM_TO

@@ -33,8 +33,10 @@ def prepare(class_counts: pl.DataFrame, subset: str) -> pl.DataFrame:
     """A subset's rows with the columns name (of the label), text (percent and number), at (where the text begins)."""
     rows = class_counts.filter(pl.col("subset") == subset)
     texts = [
-        f"{copying_data.percent(share)}  ({n:,})" if share is not None else "no prompt"
-        for share, n in rows.select("share", "n").iter_rows()
+        f"{copying_data.percent(share)}  ({n:,}{f', {empty:,} of them empty' if empty else ''})"
+        if share is not None
+        else "no prompt"
+        for share, n, empty in rows.select("share", "n", "n_empty").iter_rows()
     ]
     return rows.with_columns(
         name=pl.col("label").replace_strict(NAMES),
