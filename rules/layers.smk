@@ -252,8 +252,12 @@ rule estimate_stages:
     input:
         interventions=of_stage("interventions", f"{LAYERS}/interventions.parquet"),
         lens=of_stage("lens", f"{LAYERS}/lens.parquet"),
-        vocabulary_counts=of_stage("vocabulary", "results/{model}/weights/vocabulary_counts.parquet"),
-        local_attention_layers=of_stage("attention", f"{LAYERS}/local_attention_layers.parquet"),
+        vocabulary_counts=of_stage(
+            "vocabulary", "results/{model}/weights/vocabulary_counts.parquet"
+        ),
+        local_attention_layers=of_stage(
+            "attention", f"{LAYERS}/local_attention_layers.parquet"
+        ),
     output:
         stages=f"{LAYERS}/stages.parquet",
     log:
@@ -274,5 +278,3 @@ rule estimate_stages:
         seed=config["seed"],
     script:
         "../workflow_scripts/estimate_stages.py"
-
-

@@ -9,6 +9,11 @@ def in_report(path, caption):
     shown = caption.replace("_", " ") + (" ({kind})" if "{kind}" in path else "")
     if "{comparison}" in path:
         category, subcategory, labels = "Comparisons", "{comparison}", {}
+    elif path.startswith("results/stages/"):
+        category, subcategory, labels = "Stages of inference", "all models", {}
+    elif "/layers/" in path:
+        category, subcategory = "Stages of inference", "{model}"
+        labels = {"model": "{model}", "text": "{text}"}
     elif "{facts}" in path:
         category, subcategory = "Context copying", "{model}"
         labels = {"model": "{model}", "facts": "{facts}"}
@@ -181,6 +186,52 @@ def context_copying_results():
             ]
             wanted += table_files(f"{base}/tables", COPYING_TABLES)
     return wanted
+
+
+# Study C: figures of a model on a text, by the part that makes them; of its weights; and of all models together.
+LAYER_FIGURES = {
+    "interventions": ["interventions", "swap_matrix"],
+    "lens": ["lens", "lens_tokens"],
+    "attention": ["local_attention"],
+    "subjoiners": ["subjoiners", "subjoiner_examples"],
+    "probes": ["probes"],
+}
+LAYER_WEIGHT_FIGURES = {
+    "vocabulary": ["layer_neuron_counts", "strongest_neurons"],
+    "features": ["feature_neurons"],
+}
+OVERLAYS = {
+    "interventions": "interventions",
+    "vocabulary": "layer_neuron_counts",
+    "attention": "local_attention",
+}
+
+
+def stages_of_inference_results():
+    """Figures of study C for every configured model and text, and of all models together."""
+    study, wanted = config["stages_of_inference"], []
+    parts = study["parts"]
+    for model in study["models"]:
+        base = f"results/{model}/weights/figures"
+        wanted += [
+            f"{base}/{figure}"
+            for name in parts
+            for figure in LAYER_WEIGHT_FIGURES.get(name, [])
+        ]
+        for text in study["texts"]:
+            base = f"results/{model}/texts/{text}/layers/figures"
+            wanted.append(f"{base}/stages")
+            wanted += [
+                f"{base}/{figure}"
+                for name in parts
+                for figure in LAYER_FIGURES.get(name, [])
+            ]
+    if len(study["models"]) > 1:
+        for text in study["texts"]:
+            base = f"results/stages/{text}/figures"
+            wanted.append(f"{base}/stages")
+            wanted += [f"{base}/{OVERLAYS[name]}" for name in parts if name in OVERLAYS]
+    return [file for path in wanted for file in figure_files(path)]
 
 
 def comparison_results():

@@ -23,7 +23,17 @@ import pyarrow.parquet as pq
 from neuronlab.schemas import SCHEMAS
 
 METADATA_KEY = b"neuronlab"
-LIBRARIES = ("numpy", "polars", "pyarrow", "torch", "transformers", "transformer-lens", "numba")
+LIBRARIES = (
+    "numpy",
+    "polars",
+    "pyarrow",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "numba",
+    "scikit-learn",
+    "rapidfuzz",
+)
 
 Provenance = Mapping[str, Any]
 
