@@ -152,8 +152,8 @@ OTHERS = [
     (
         f"{LAYERS}/figures/{{figure}}.svg",
         "draw_{figure}",
-        "interventions, swap_matrix, lens, lens_tokens, local_attention, subjoiners, subjoiner_examples, probes, stages "
-        "(and .png, ...)",
+        "interventions, swap_matrix, lens, lens_tokens, local_attention, subjoiners, subjoiner_examples, probes, "
+        "stages (and .png, ...)",
     ),
     (
         f"{OVERLAY}/figures/{{figure}}.svg",
