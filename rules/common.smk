@@ -25,6 +25,7 @@ from neuronlab.configuration import (
     find_entry,
 )
 from neuronlab.configuration_copying import check_copying
+from neuronlab.configuration_stages import check_stages, check_swaps
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
@@ -54,6 +55,7 @@ try:
     validate(config, SCHEMA)
     check_config(config)
     check_copying(config)
+    check_stages(config)
     for name, entry in config["selections"].items():
         complete_parameters(name, {k: v for k, v in entry.items() if k != "text"})
     parse_replacements(config["ablation"]["replacements"])
@@ -162,6 +164,8 @@ def model_files(wildcards):
                     for text in texts_of(wildcards.model)
                 },
             )
+            if wildcards.model in config["stages_of_inference"]["models"]:
+                check_swaps(sizes, config, spec.where)
             study = config["confidence_regulation"]
             if wildcards.model in study["models"]:
                 check_induction(

@@ -60,6 +60,12 @@ def test_the_tables_hold_what_their_schemas_promise(finished):
         f"{INDUCTION}/head_neurons.parquet": "head_neurons",
         f"{INDUCTION}/head_verification.parquet": "head_verification",
         f"{TEXT}/survey/both/neurons.parquet": "survey_neurons",
+        f"{TEXT}/layers/interventions.parquet": "interventions",
+        f"{TEXT}/layers/intervention_verification.parquet": "intervention_verification",
+        f"{TEXT}/layers/lens.parquet": "lens",
+        f"{TEXT}/layers/local_attention.parquet": "local_attention",
+        f"{TEXT}/layers/stages.parquet": "stages",
+        "results/tiny/weights/vocabulary_counts.parquet": "vocabulary_counts",
         "results/comparison/both/summary.parquet": "comparison_summary",
         "results/comparison/both/spectra.parquet": "comparison_spectra",
     }
@@ -108,6 +114,23 @@ def test_the_proofs_of_joint_ablation_and_of_heads_are_in_the_run(finished):
     heads = read_table(finished.directory / f"{INDUCTION}/head_verification.parquet", "head_verification")
     assert heads["passed"].all()
     assert set(heads["method"]) == {"bos", "mean"}
+
+
+def test_the_lens_of_the_last_layer_is_the_model_and_a_deleted_last_block_is_the_lens_before_it(finished):
+    lens = read_table(finished.directory / f"{TEXT}/layers/lens.parquet", "lens").sort("layer")
+    changed = read_table(finished.directory / f"{TEXT}/layers/interventions.parquet", "interventions")
+    deleted = changed.filter(intervention="delete").sort("layer")
+    assert lens["kl"][-1] == pytest.approx(0, abs=1e-6)
+    assert deleted["kl"][-1] == pytest.approx(lens["kl"][-2], rel=1e-4)
+    assert deleted["n_tokens"][0] == lens["n_tokens"][0]
+
+
+def test_the_proof_of_changed_layers_is_in_the_run(finished):
+    proof = read_table(
+        finished.directory / f"{TEXT}/layers/intervention_verification.parquet", "intervention_verification"
+    )
+    assert proof["passed"].all()
+    assert set(proof["intervention"]) >= {"delete", "mean", "swap"}
 
 
 def test_a_set_of_one_has_the_effects_of_its_neuron(finished):
