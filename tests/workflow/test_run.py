@@ -169,6 +169,8 @@ def test_batches_add_up(project):
     config = project.config()
     config["confidence_regulation"]["texts"] = []
     config["comparisons"] = {}
+    for study in ("context_copying", "stages_of_inference"):
+        config[study]["models"] = []
     project.configure(config)
     figures = project.directory / "results/tiny/weights/figures"
     project.run("all", "--batch", "all=1/2")

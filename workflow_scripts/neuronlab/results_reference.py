@@ -17,6 +17,8 @@ WEIGHTS, TEXT, COMPARED = "{model}/weights", "{model}/texts/{text}", "comparison
 FACTS, KNOWLEDGE = "inputs/facts/{facts}", "{model}/facts/{facts}/knowledge"
 LAYERS, OVERLAY = f"{TEXT}/layers", "stages/{text}"
 
+PAPERS = {"tex": "LaTeX", "html": "HTML"}
+
 # path below results/, the rule that makes it, and the schema or, for what is no table, what it is
 TABLES = [
     ("inputs/demo/documents.parquet", "make_demo_world", "demo_documents"),
@@ -121,7 +123,9 @@ OTHERS = [
     ("inputs/demo/token_counts.parquet", "make_demo_world", "counts over all training tokens: token_id, count"),
     ("inputs/models/{model}/manifest.json", "fetch_model", "revision and checksums of a fetched model"),
     ("inputs/texts/{text}/manifest.json", "fetch_text", "revision and checksum of a fetched data set"),
-    (f"{FACTS}/pararel.csv, pararel_relations.xlsx, manifest.json", "fetch_facts", "ParaRel as study B used it"),
+    (f"{FACTS}/pararel.csv", "fetch_facts", "ParaRel as study B used it"),
+    (f"{FACTS}/pararel_relations.xlsx", "fetch_facts", "its relations, with descriptions and examples"),
+    (f"{FACTS}/manifest.json", "fetch_facts", "where both come from, with checksums"),
     ("retrained/{seed}/", "train_demo_model", "the demo model trained again, with its checkpoints"),
     (
         f"{WEIGHTS}/figures/{{figure}}.svg",
@@ -144,10 +148,13 @@ OTHERS = [
         "copying_relations, copying_doses, decision_boundaries, log_ratio_changes, flips, published_copying "
         "(and .png, ...)",
     ),
-    (
-        f"{KNOWLEDGE}/tables/{{table}}.tex, .html",
-        "write_copying_tables",
-        "transitions, transition_counts, global_scores, selected_neurons, examples",
+    *(
+        (
+            f"{KNOWLEDGE}/tables/{{table}}.{suffix}",
+            "write_copying_tables",
+            f"transitions, transition_counts, global_scores, selected_neurons, examples, as {format_}",
+        )
+        for suffix, format_ in PAPERS.items()
     ),
     (
         f"{LAYERS}/figures/{{figure}}.svg",
@@ -160,7 +167,14 @@ OTHERS = [
         "overlay_{figure}",
         "all models of study C: interventions, stages, layer_neuron_counts, local_attention (and .png, ...)",
     ),
-    ("copying/{facts}/tables/{table}.tex, .html", "compare_copying", "over all models: global_scores, models"),
+    *(
+        (
+            f"copying/{{facts}}/tables/{{table}}.{suffix}",
+            "compare_copying",
+            f"over all models: global_scores, models, as {format_}",
+        )
+        for suffix, format_ in PAPERS.items()
+    ),
     (f"{COMPARED}/figures/{{figure}}.svg", "draw_{figure}", "emergence, models, spectra (and .png, ...)"),
     (f"{TEXT}/cards.html", "write_cards", "a page of neuron cards, one file that works offline"),
     ("logs/..., benchmarks/...", "every rule", "log, and wall time and memory, under the path of what was made"),

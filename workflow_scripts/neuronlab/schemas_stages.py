@@ -216,7 +216,7 @@ STAGES_TABLES: dict[str, Schema] = {
         "after": Column(STR, "stage after it"),
         "rule": Column(STR, "how it is estimated"),
         "layer": Column(F64, "layer at which it is; missing where it is not estimated", nullable=True),
-        "layer_low": Column(F64, "lower end of its interval: the curves drawn anew from their own intervals, points independently", nullable=True),
+        "layer_low": Column(F64, "lower end of its interval (the curves' points redrawn)", nullable=True),
         "layer_high": Column(F64, "upper end", nullable=True),
         "depth": Column(F64, "the same in relative depth", nullable=True),
         "reason": Column(STR, "why it is not estimated", nullable=True),
