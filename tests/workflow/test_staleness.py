@@ -66,8 +66,8 @@ def module_files(project: Project) -> dict[str, Path]:
 def test_an_edit_makes_stale_exactly_the_rules_that_load_the_module(finished):
     """Rules whose digest changes are those that loaded the module; a dry run plans them and what follows from them.
 
-    Digests are compared for every module. Of the many sets of rules that modules reach, every sixteenth gets dry runs, and
-    so do modules that no rule loads.
+    Digests are compared for every module. Of the many sets of rules that modules reach, every sixteenth gets dry runs,
+    and so do modules that no rule loads.
     """
     loaded, before = loaded_modules(finished), digests(finished)
     assert {"measure_neurons", "ablate_neurons", "draw_norm_logitvar"} <= loaded.keys()
