@@ -25,6 +25,7 @@ from neuronlab.configuration import (
     find_entry,
 )
 from neuronlab.configuration_copying import check_copying
+from neuronlab.configuration_extends import extended
 from neuronlab.configuration_stages import check_stages, check_swaps
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
@@ -51,6 +52,9 @@ from neuronlab.selection_rules import SelectionError, complete_parameters
 
 SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
 try:
+    folders = [Path(file).parent for file in workflow.configfiles]
+    config |= extended(config, [*folders, Path.cwd()])
+    config.pop("extends", None)
     check_keys(config, yaml.safe_load(SCHEMA.read_text()))
     validate(config, SCHEMA)
     check_config(config)

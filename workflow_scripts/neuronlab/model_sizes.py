@@ -17,7 +17,7 @@ from neuronlab.configuration import ConfigError
 
 @dataclass(frozen=True)
 class Sizes:
-    """Width, layers, neurons and heads per layer, context of a model; None where config.json does not say.
+    """Width, layers, neurons and heads per layer, context, vocabulary of a model; None where config.json does not say.
 
     Attributes:
         window: keys that a query of a layer with local attention sees; None where all layers see everything.
@@ -29,6 +29,7 @@ class Sizes:
     n_heads: int | None = None
     n_ctx: int | None = None
     window: int | None = None
+    d_vocab: int | None = None
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> int | None:
@@ -51,6 +52,7 @@ def read_sizes(directory: Path) -> Sizes:
         _first(config, "max_position_embeddings", "n_positions", "n_ctx"),
         # Qwen2 names a window that it does not use.
         _first(config, "sliding_window", "attention_chunk_size") if config.get("use_sliding_window", True) else None,
+        _first(config, "vocab_size"),
     )
 
 
