@@ -1,0 +1,298 @@
+"""Memory and time of a model job, planned from the sizes of its model and text: arithmetic alone, no torch.
+
+`plan` adds up what a job of some kind holds at its peak and what it computes; every term says what it is. Costs per
+unit of work come from `benchmarks/scale.py` on one CPU thread, where they were measured, and from memory bandwidth and
+arithmetic throughput for GPUs, where they are estimates; both are multiplied by `SAFETY`. With GPUs the weights and all
+blocks that effects are computed on are there; the host holds the weights while they are loaded, and the tables.
+
+The plan is what a job needs, not what it gets: the configuration's floors come on top (`compute.memory_mb`,
+`compute.runtime_minutes`), and both grow with each attempt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+KINDS = {
+    "weights": "reads weights: norms, singular directions, vocabulary moments, null space; no text",
+    "forward": "passes over a text: activation statistics, baselines, attention, induction, answers",
+    "ablation": "effects of last-layer neurons at every token of a shard, in closed form",
+    "decoding": "greedy continuations of a shard's prompts under many variants of the last layer",
+    "layers": "deleted, averaged and swapped layers, logit lens: one clean pass, then what is left of each changed one",
+    "float64": "verification: a float64 copy of the model beside the model, if it fits",
+    "tables": "reads tables alone: sums over shards, intervals, figures",
+}
+
+MIB = 2**20
+SAFETY = 1.3  # on memory and time, for what the terms leave out: allocators, fragmentation, machines unlike ours
+
+# Memory, bytes.
+PYTHON = 900 * MIB  # torch, transformers, numba's compiler, polars: before any weight is there
+PYTHON_TABLES = 500 * MIB  # polars, numpy, altair
+CUDA_CONTEXT = 1024 * MIB
+FLOAT32, FLOAT64 = 4, 8
+DOUBLE_READOUT = 2**30  # read-outs up to this size are kept in float64 (`ablation.DOUBLE_READOUT_BYTES`)
+ROWS_IN_FLOAT64 = 256  # of U made float64 at a time (`kernels.interface.BLOCK`)
+COLUMNS_IN_FLOAT64 = 8192  # of W_U made float64 at a time (`kernels.interface.COLUMNS`)
+CLEAN_ARRAYS = 8  # float64 [tokens, V] of a chunk's clean read-out alive at once: z, logits, lp, p, their temporaries
+SUM_COLUMNS = 32  # of a shard's table (`schemas`, "ablation_shard")
+EFFECT_ARRAYS = 64  # float64 [tokens, neurons] of a chunk: factors, effects, and the columns that are summed
+TABLE_COPIES = 3  # of the sums: as they are added up, as a frame, as the writer holds them
+KERNEL_ON_GPU = 4 * 2**30  # temporaries of the torch kernel there (`ablation.TORCH_BUDGET`)
+LINES_KEPT = {False: 256 * MIB, True: 4 * 2**30}  # directions' logits kept while decoding, by GPU
+RESAMPLES = 1000  # of the bootstrap
+HEAD_WIDTH = 64  # the narrowest heads in use: as many attention matrices as there can be
+
+# Time, seconds per unit on one thread of a CPU; measured, see docs/scale.md.
+CPU_FLOPS = {4: 30e9, 2: 30e9, 8: 15e9}  # multiply-adds count two; by bytes per number
+CPU_KERNEL = 1.2e-9  # one (token, neuron, id) of the ablation: four variants, ranks of two
+CPU_ENTROPY = 1.0e-9  # one (place, variant, id) of the entropy that decoding reads for all variants
+CPU_OUTCOMES = 20e-9  # one (token, id) of a read-out: softmax, divergence, rank, in float64
+# GPUs: an estimate for a card of 1.5 TB/s, of which a chain of elementwise operations reaches two thirds.
+GPU_FLOPS = {4: 8e12, 2: 60e12, 8: 5e12}
+GPU_BANDWIDTH = 1e12
+GPU_KERNEL_BYTES = 700  # read and written by the torch kernel for one (token, neuron, id), four variants
+GPU_OUTCOME_BYTES = 200  # the same for a read-out in float64
+START_SECONDS = 60  # imports, compilation, tables
+LOAD_BANDWIDTH = 200e6  # bytes per second from a shared disk
+CONTINUATIONS = 10  # distinct continuations of a prompt under all its variants, and tokens of each
+NEW_TOKENS = 10
+
+
+@dataclass(frozen=True)
+class Load:
+    """Sizes that a job's needs follow from.
+
+    Attributes:
+        parameters: of the model.
+        bytes_per_weight: 2 for bfloat16 and float16, 4 for float32, 8 for float64.
+        sequences, sequence_length: of the text; prompts and their length where there is no text.
+        shards: jobs that the sequences are divided among; 1 for jobs that take them all.
+        replacements: changes that every token sees: replacement values (ablation), variants (decoding), interventions
+            (layers); 1 elsewhere.
+        gpus: GPUs of the job; weights and blocks are on the first.
+        threads: of the job, without a GPU.
+    """
+
+    parameters: int
+    d_model: int
+    n_layers: int
+    d_mlp: int
+    d_vocab: int
+    bytes_per_weight: int
+    sequences: int
+    sequence_length: int
+    shards: int
+    replacements: int
+    neurons_per_tile: int
+    tokens_per_chunk: int
+    batch_size: int
+    gpus: int
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job asks for, rounded up.
+
+    Attributes:
+        memory_mb: of the host.
+        gpu_memory_mb: of its GPU; 0 without one.
+        minutes: wall time.
+    """
+
+    memory_mb: int
+    gpu_memory_mb: int
+    minutes: int
+
+
+def plan(kind: str, load: Load, *, float64_limit_mb: float = math.inf) -> Plan:
+    """Memory and time of a job of some kind, without the configuration's floors.
+
+    Args:
+        kind: a key of `KINDS`.
+        float64_limit_mb: what the job may take for the model and its float64 copy together (`compute.memory_mb`):
+            beyond it there is no copy (see `precise_copies.fits_twice`), and none is planned.
+
+    Raises:
+        ValueError: for a kind that does not exist.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no jobs of kind '{kind}'; there are {', '.join(KINDS)}")
+    on_gpu = load.gpus > 0 and kind != "tables"
+    copied = kind == "float64" and load.parameters * (load.bytes_per_weight + FLOAT64) <= float64_limit_mb * MIB
+    held = _peak(kind, load, on_gpu, copied)
+    host = PYTHON_TABLES if kind == "tables" else PYTHON
+    host += _tables(kind, load) + (load.parameters * load.bytes_per_weight if on_gpu else held)
+    seconds = START_SECONDS + _seconds(kind, load, on_gpu, copied)
+    return Plan(
+        memory_mb=_rounded(SAFETY * host / MIB, 100),
+        gpu_memory_mb=_rounded((CUDA_CONTEXT + SAFETY * held) / MIB, 100) if on_gpu else 0,
+        minutes=_rounded(SAFETY * seconds / 60, 5),
+    )
+
+
+def _rounded(value: float, step: int) -> int:
+    return step * math.ceil(value / step)
+
+
+def _mine(load: Load) -> int:
+    """Sequences of one shard, of the fullest."""
+    return math.ceil(load.sequences / load.shards)
+
+
+def _per_pass(load: Load) -> int:
+    """Sequences of one forward pass."""
+    return min(load.batch_size, max(_mine(load), 1))
+
+
+def readout_bytes(load: Load) -> int:
+    """The folded unembedding: float64 where that is small, float32 otherwise."""
+    size = load.d_model * load.d_vocab
+    return size * (FLOAT64 if size * FLOAT64 <= DOUBLE_READOUT else FLOAT32)
+
+
+def folding_bytes(load: Load) -> int:
+    """What the folding of the unembedding holds at its peak, beside the weights: three copies in float64."""
+    return 3 * load.d_model * load.d_vocab * FLOAT64
+
+
+def pass_bytes(load: Load) -> int:
+    """A forward pass of one batch: stream, attention and MLP of one layer, and what is kept of the last one."""
+    places = _per_pass(load) * load.sequence_length
+    wide = max(load.bytes_per_weight, FLOAT32)  # softmax and norms are computed in float32
+    stream = 8 * places * load.d_model * wide  # residual, queries, keys, values, outputs
+    scores = 3 * places * load.sequence_length * max(1, load.d_model // HEAD_WIDTH) * wide
+    mlp = 3 * places * load.d_mlp * wide  # gate, up and their product
+    kept = 2 * places * (load.d_mlp + load.d_model) * FLOAT32  # as caught, and at the counted positions
+    return stream + scores + mlp + kept + _per_pass(load) * load.d_vocab * wide
+
+
+def last_layer_bytes(load: Load) -> int:
+    """Output directions and raw output weights of the last layer; two more copies in float64 while they are made."""
+    return load.d_mlp * load.d_model * 2 * (FLOAT32 + FLOAT64)
+
+
+def tile_bytes(load: Load, neurons: int) -> int:
+    """U of one tile of neurons, with the rows and the columns of W_U that are in float64 while it is made."""
+    rows = 2 * min(ROWS_IN_FLOAT64, neurons) * load.d_vocab * FLOAT64
+    columns = load.d_model * min(COLUMNS_IN_FLOAT64, load.d_vocab) * FLOAT64
+    return neurons * load.d_vocab * FLOAT32 + rows + columns
+
+
+def chunk_bytes(load: Load, neurons: int) -> int:
+    """Clean read-out of a chunk of tokens, and the effects of a tile of neurons there."""
+    clean = load.tokens_per_chunk * load.d_vocab * (CLEAN_ARRAYS * FLOAT64 + 3 * FLOAT32)
+    return clean + load.tokens_per_chunk * neurons * EFFECT_ARRAYS * FLOAT64
+
+
+def spectrum_bytes(load: Load) -> int:
+    """Gram matrix, basis, eigenvectors and the solver's workspace: ten d x d in float64."""
+    return 10 * load.d_model**2 * FLOAT64
+
+
+def _peak(kind: str, load: Load, on_gpu: bool, copied: bool) -> int:
+    """Bytes where the model is, at the worst moment."""
+    if kind == "tables":
+        return 0
+    weights = load.parameters * load.bytes_per_weight
+    single = load.d_model * load.d_vocab * FLOAT32
+    tile = min(load.neurons_per_tile, load.d_mlp)
+    last = readout_bytes(load) + last_layer_bytes(load)
+    kernel = KERNEL_ON_GPU if on_gpu else 0
+    if kind == "weights":
+        # Beside the read-out: columns of unit length, made by way of a second copy; one layer's weights; moments.
+        work = max(3 * single + last_layer_bytes(load), single + spectrum_bytes(load))
+    elif kind == "forward":
+        work = last + pass_bytes(load) + chunk_bytes(load, 0) + tile_bytes(load, min(tile, ROWS_IN_FLOAT64))
+    elif kind == "ablation":
+        work = last + pass_bytes(load) + tile_bytes(load, tile) + chunk_bytes(load, tile) + kernel
+    elif kind == "decoding":
+        # Lines of the sets that are decoded, in float64; entropies of all variants from blocks of lines.
+        work = last + pass_bytes(load) + 2 * LINES_KEPT[on_gpu] + tile_bytes(load, ROWS_IN_FLOAT64)
+        work += (
+            chunk_bytes(load, 0)
+            + kernel
+            + 2
+            * load.n_layers
+            * _per_pass(load)
+            * load.sequence_length
+            * (
+                2 * load.d_model * load.bytes_per_weight  # keys and values, and those of branches that wait
+            )
+        )
+    elif kind == "layers":
+        # What enters every layer, for a batch; the changed residuals that wait for the read-out take as much at most.
+        streams = 2 * (load.n_layers + 1) * _per_pass(load) * load.sequence_length * load.d_model
+        work = last + pass_bytes(load) + streams * max(load.bytes_per_weight, FLOAT32) + chunk_bytes(load, 0)
+    else:
+        # The oracle's read-out in float64, and the model's copy with one layer's activations.
+        work = last + 2 * pass_bytes(load) + 2 * single + chunk_bytes(load, 256)
+        work += load.parameters * FLOAT64 if copied else 0
+    return weights + max(folding_bytes(load), work)
+
+
+def _tables(kind: str, load: Load) -> int:
+    """Bytes of tables on the host: about one document for each sequence is assumed."""
+    statistics = load.d_mlp * load.sequence_length * (FLOAT64 + 32)  # means by position, read through Python lists
+    text = 3 * load.sequences * load.sequence_length * 40
+    if kind == "tables":
+        sums = load.sequences * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
+        return text + TABLE_COPIES * sums + 4 * RESAMPLES * load.d_mlp * FLOAT64
+    if kind == "ablation":
+        sums = _mine(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
+        return text + statistics + TABLE_COPIES * sums
+    if kind == "weights":
+        return load.n_layers * load.d_mlp * 40 * FLOAT64
+    if kind == "decoding":
+        return text + statistics + _mine(load) * load.replacements * 40
+    return text + statistics
+
+
+def _seconds(kind: str, load: Load, on_gpu: bool, copied: bool) -> float:
+    """Seconds of reading and computing."""
+    d, V, N, L = load.d_model, load.d_vocab, load.d_mlp, load.n_layers
+    places = _mine(load) * load.sequence_length
+
+    def flops(number: float, width: int) -> float:
+        return number / (GPU_FLOPS[width] if on_gpu else CPU_FLOPS[width] * load.threads)
+
+    def elementwise(number: float, cpu: float, gpu: float) -> float:
+        return number * (gpu / GPU_BANDWIDTH if on_gpu else cpu / load.threads)
+
+    if kind == "tables":
+        rows = load.sequences * N * load.replacements
+        return rows * SUM_COLUMNS * 20e-9 + 2 * RESAMPLES * rows * SUM_COLUMNS / 15e9
+    seconds = load.parameters * load.bytes_per_weight / LOAD_BANDWIDTH
+    seconds += flops(6.0 * d * V, 8)  # folding
+    width = load.bytes_per_weight
+    one_pass = flops(2.0 * load.parameters * places, width)
+    readout = flops(2.0 * d * V * places, 8) + elementwise(places * V, CPU_OUTCOMES, GPU_OUTCOME_BYTES)
+    if kind == "weights":
+        seconds += flops(2.0 * d * d * V, 8)  # Gram matrix
+        draws = min(99, max(19, math.ceil(99 * (512 / d) ** 3)))
+        seconds += flops((draws * 6 + 20.0) * d**3, 8)  # spectra of random matrices, and the model's own
+        seconds += L * (flops(2.0 * N * d * V, 4) + elementwise(N * V, 3e-9, 50))  # cosines and their moments
+    elif kind == "forward":
+        seconds += 4 * one_pass + readout  # moments, histograms, medians, baseline
+    elif kind == "ablation":
+        seconds += 2 * one_pass + readout  # two: "resample" reads the donors
+        batches = math.ceil(_mine(load) / load.batch_size) if load.neurons_per_tile < N else 1
+        seconds += batches * flops(2.0 * N * d * V, 8)  # U, once where it fits, else once per batch
+        seconds += load.replacements * elementwise(places * N * V, CPU_KERNEL, GPU_KERNEL_BYTES)
+    elif kind == "decoding":
+        grown = _mine(load) * CONTINUATIONS * NEW_TOKENS
+        seconds += one_pass + flops(2.0 * load.parameters * grown, width)
+        seconds += flops(2.0 * d * V * (places / load.sequence_length + grown), 8)
+        pairs = _mine(load) * load.replacements
+        seconds += elementwise(pairs * V, CPU_ENTROPY, 60) + pairs * NEW_TOKENS * (1e-7 if on_gpu else 2e-6)
+    elif kind == "layers":
+        # A clean pass and one for the means; an intervention has half of the blocks left, on average.
+        seconds += (2 + load.replacements / 2) * one_pass + (load.replacements + L + 1) * readout
+    else:
+        checked = min(places, 4 * load.sequence_length)
+        seconds += flops(2.0 * load.parameters * load.batch_size * load.sequence_length, width)
+        seconds += flops(2.0 * load.parameters * 64 * load.sequence_length, 8) if copied else 0.0
+        seconds += elementwise(512.0 * V, 100e-9, 1000) + flops(2.0 * d * V * (checked + 1024), 8)
+    return seconds
