@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import tiny_models
 import torch
-from neuronlab.models import HookError, ModelError, ModelSpec, load_model, resolve_device
+from neuronlab.models import HookError, ModelError, ModelSpec, load_model
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
@@ -245,9 +245,13 @@ def test_too_long_a_sequence(tiny_model):
         tiny_model("gpt2").run(torch.zeros(1, 65, dtype=torch.long))
 
 
-def test_device_auto_is_resolved_here():
-    assert resolve_device("cpu").type == "cpu"
-    assert resolve_device("auto").type in ("cuda", "mps", "cpu")
+def test_a_model_goes_where_its_job_may_compute(tiny_directories, monkeypatch):
+    """`auto` reaches the job as it stands in the configuration, and every model that is loaded asks for its device."""
+    asked = []
+    monkeypatch.setattr("neuronlab.models.resolve_device", lambda device: asked.append(device) or torch.device("cpu"))
+    spec = ModelSpec("mine", "directory", path=str(tiny_directories["gpt2"]), device="auto")
+    assert load_model(spec).device == torch.device("cpu")
+    assert asked == ["auto"]
 
 
 def test_revision_of_a_directory_is_a_sub_folder(tiny_directories):

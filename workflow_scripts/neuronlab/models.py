@@ -40,6 +40,7 @@ from neuronlab.bridge_parts import (
     norm_gain,
     post_activation,
 )
+from neuronlab.devices import resolve_device
 from neuronlab.model_checks import (
     check_algebra,
     check_hook_points,
@@ -51,7 +52,7 @@ from neuronlab.model_files import DTYPES, ModelError, ModelSpec, check_model_dir
 from neuronlab.readout import Readout, fold
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
 
-__all__ = ["FinalState", "HookError", "Model", "ModelError", "ModelSpec", "load_model", "resolve_device"]
+__all__ = ["FinalState", "HookError", "Model", "ModelError", "ModelSpec", "load_model"]
 
 # Architectures that the tests run. Others are tried, with the checks of `model_checks`.
 TESTED_ARCHITECTURES = (
@@ -82,21 +83,13 @@ class FinalState:
     mlp_out: Float[Tensor, "batch position d"] | None = None
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` becomes cuda, mps or cpu, whichever is there first; anything else is taken at its word."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def load_model(spec: ModelSpec) -> Model:
     """Load a model from its directory, offline, and check that it is what this library can handle.
 
     Raises:
         ModelError: directory, tokenizer or weights missing or damaged (NaN, infinity, tensors that the files lack), an
             architecture without the hook points, or one that the closed form does not describe.
+        DeviceError: no GPU can be claimed (see `devices`).
     """
     path = model_directory(spec)
     check_model_directory(path, spec.where)
