@@ -214,14 +214,14 @@ class Model:
         norm_bias = getattr(final.original_component, "bias", None)
         post_norm = self._post_norm(self.n_layers - 1)
         return fold(
-            exact(unembed.W_U),
+            unembed.W_U,
             None if bias is None else exact(bias),
             norm_gain(final),
             None if norm_bias is None else exact(norm_bias),
             eps=self.eps,
             kind=self.norm_kind,
             softcap=self.softcap,
-            real=torch.from_numpy(self.vocabulary.real).to(exact(unembed.W_U[:1, :1]).device),
+            real=torch.from_numpy(self.vocabulary.real),
             post_gain=None if post_norm is None else norm_gain(post_norm),
             post_eps=None if post_norm is None else norm_eps(post_norm),
             dtype=dtype,

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
+
+COLUMNS = 4096  # of W_U made float64 at a time
 
 NormKind = Literal["LN", "RMS"]
 
@@ -137,6 +139,8 @@ def fold(
 ) -> Readout:
     """Fold a final norm into the unembedding (see the module's head). Computed in float64, returned in `dtype`.
 
+    Columns are folded `COLUMNS` at a time: beside W_U and W, a few blocks of that size are in memory.
+
     Args:
         W_U: unembedding as the model holds it.
         b_U: its bias, if any.
@@ -167,7 +171,7 @@ def fold(
             continue
         if tuple(tensor.shape) != shape:
             raise ReadoutError(f"{name} has shape {tuple(tensor.shape)}; W_U of shape {(d, vocab)} asks for {shape}")
-        if not torch.isfinite(tensor).all():
+        if not all(torch.isfinite(part).all() for part in tensor.split(COLUMNS, dim=-1)):
             raise ReadoutError(f"{name} holds NaN or infinity; the weights are damaged")
 
     # mps has no float64: there the folding is done on the CPU, and what comes out stays there.
@@ -176,21 +180,30 @@ def fold(
     def precise(tensor: Tensor) -> Tensor:
         return tensor.detach().to(device).to(torch.float64)
 
-    unembedding = precise(W_U)
-    b = torch.zeros(vocab, dtype=torch.float64, device=device) if b_U is None else precise(b_U)
+    factor = precise(gain)[:, None]
+
+    def folded(columns: slice) -> Float64[Tensor, "d columns"]:
+        part = factor * precise(W_U[:, columns])
+        return part - part.mean(0, keepdim=True) if kind == "LN" else part
+
+    blocks = [slice(start, min(start + COLUMNS, vocab)) for start in range(0, vocab, COLUMNS)]
+    b = torch.zeros(vocab, dtype=torch.float64, device=device) if b_U is None else precise(b_U).clone()
     if bias is not None:
-        b = b + precise(bias) @ unembedding
-    W = precise(gain)[:, None] * unembedding
-    if kind == "LN":
-        W = W - W.mean(0, keepdim=True)
+        for columns in blocks:
+            b[columns] += precise(bias) @ precise(W_U[:, columns])
     centred = softcap is None
+    mean = torch.zeros(d, 1, dtype=torch.float64, device=device)
     if centred:
-        W = W - W.mean(1, keepdim=True)
+        for columns in blocks:
+            mean += folded(columns).sum(1, keepdim=True) / vocab
         b = b - b.mean()
+    W = torch.empty(d, vocab, dtype=dtype, device=device)
+    for columns in blocks:
+        W[:, columns] = folded(columns) - mean
     if real is None:
         real = torch.ones(vocab, dtype=torch.bool)
     return Readout(
-        W=W.to(dtype).contiguous(),
+        W=W,
         b=b.to(dtype),
         eps=float(eps),
         kind=kind,

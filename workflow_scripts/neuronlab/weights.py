@@ -68,11 +68,11 @@ def unit_columns(
     Raises:
         WeightsError: if fewer than two ids are left: no variance.
     """
-    columns = readout.W if include_padded else readout.W[:, readout.real]
+    columns = readout.W.clone() if include_padded else readout.W[:, readout.real]  # a copy either way
     if columns.shape[1] < 2:
         raise WeightsError(f"a vocabulary of {columns.shape[1]} real ids has no variance; look at the tokenizer")
     length = columns.norm(dim=0)
-    return (columns / torch.where(length > 0, length, 1.0)).to(dtype)
+    return columns.div_(torch.where(length > 0, length, 1.0)).to(dtype)
 
 
 def profile_moments(
