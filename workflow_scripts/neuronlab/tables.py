@@ -127,7 +127,8 @@ def read_table(path: str | Path, name: str) -> pl.DataFrame:
     if not path.exists():
         raise TableError(f"{path}: no such table ('{name}'); run the workflow to make it")
     try:
-        frame = pl.from_arrow(pq.read_table(path))
+        with pq.ParquetFile(path) as file:  # `pq.read_table` would import pandas, which takes longer than the reading
+            frame = pl.from_arrow(file.read())
     except Exception as error:  # pyarrow raises many types for a damaged file
         raise TableError(
             f"{path}: not a readable Parquet file ({error}); delete it and run the workflow again"
