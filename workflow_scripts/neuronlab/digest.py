@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -30,10 +31,10 @@ def _strip_docstrings(tree: ast.AST) -> ast.AST:
 
 def _module_path(name: str, root: Path) -> Path | None:
     """The file of module `name` of the package below `root`, if there is one."""
-    base = root.joinpath(*name.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
+    base = os.path.join(root, *name.split("."))  # pathlib is slow, and there are thousands of names
+    for candidate in (f"{base}.py", os.path.join(base, "__init__.py")):
+        if os.path.isfile(candidate):
+            return Path(candidate)
     return None
 
 
@@ -67,13 +68,16 @@ def _read(path: Path) -> tuple[str, frozenset[str]]:
 def reachable(script: Path, root: Path = ROOT) -> list[Path]:
     """The script and every module of the package that it reaches by imports, sorted, the script first."""
     seen: dict[Path, None] = {}
+    names: set[str] = set()
     queue = [script]
     while queue:
         path = queue.pop()
         if path in seen:
             continue
         seen[path] = None
-        modules = (_module_path(name, root) for name in _read(path)[1])
+        new = _read(path)[1] - names
+        names |= new
+        modules = (_module_path(name, root) for name in new)
         queue.extend(module for module in modules if module is not None)
     return [script, *sorted(path for path in seen if path != script)]
 
