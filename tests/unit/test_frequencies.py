@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from neuronlab.documents import TextError, TextSpec
 from neuronlab.frequencies import CountsError, count_tokens, read_counts, unigram, warn_if_few
-from neuronlab.frequency_cosine import frequency_cosine, measure_frequency_cosine
+from neuronlab.frequency_cosine import FrequencyAxis, measure_frequency_cosine
 from neuronlab.model_files import ModelSpec
 from neuronlab.tables import read_table, write_table
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
@@ -208,7 +209,7 @@ def test_frequency_cosine_against_full_logits():
     w, W, real = rng.normal(size=(7, 5)), rng.normal(size=(5, 40)), np.arange(40) < 33
     w[2] = 0
     direction = unigram(table(rng.integers(0, 1000, 40) * real, real)).direction
-    found = frequency_cosine(w, W, direction, real)
+    found = FrequencyAxis.of(torch.from_numpy(W), direction, real).cosines(torch.from_numpy(w))
     for neuron in range(7):
         logits = w[neuron] @ W[:, real]
         logits = logits - logits.mean()
@@ -222,7 +223,8 @@ def test_a_neuron_that_writes_the_direction_has_cosine_one():
     real = np.arange(12) < 10
     direction = unigram(table(rng.integers(0, 1000, 12) * real, real)).direction
     W = np.vstack([direction, rng.normal(size=(2, 12))])
-    assert frequency_cosine(np.array([[3.0, 0, 0], [-2.0, 0, 0]]), W, direction, real) == pytest.approx([1, -1])
+    writing = torch.tensor([[3.0, 0, 0], [-2.0, 0, 0]])
+    assert FrequencyAxis.of(torch.from_numpy(W), direction, real).cosines(writing) == pytest.approx([1, -1])
 
 
 def test_measure_frequency_cosine_of_every_layer(tiny_model, tiny_directories, tmp_path, architecture):

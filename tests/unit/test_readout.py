@@ -45,6 +45,18 @@ def test_rms_norm_log_probabilities_are_unchanged(seed: int) -> None:
     torch.testing.assert_close(readout.logits(w["x"]).log_softmax(-1), expected.log_softmax(-1), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["LN", "RMS"])
+def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    w = weights(3, bias=kind == "LN")
+    arguments = (w["W_U"], w["b_U"], w["gain"], w["bias"])
+    whole = fold(*arguments, eps=1e-5, kind=kind, dtype=torch.float64)
+    monkeypatch.setattr("neuronlab.readout.COLUMNS", 7)
+    blocks = fold(*arguments, eps=1e-5, kind=kind, dtype=torch.float64)
+    torch.testing.assert_close(blocks.W, whole.W, atol=1e-14, rtol=0)
+    torch.testing.assert_close(blocks.b, whole.b, atol=1e-14, rtol=0)
+    assert float(blocks.W.mean(1).abs().max()) < 1e-15
+
+
 def test_softcap_keeps_the_logits_themselves() -> None:
     w = weights(3, bias=False)
     readout = fold(w["W_U"], None, w["gain"], None, eps=1e-6, kind="RMS", softcap=5.0, dtype=torch.float64)

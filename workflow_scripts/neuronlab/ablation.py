@@ -28,12 +28,11 @@ from torch import Tensor
 from neuronlab.kernels import brute_force, numba_kernel, torch_kernel
 from neuronlab.kernels.interface import Clean, Coefficients, Directions, Effects, Reference, clean_state, directions
 from neuronlab.readout import Readout
+from neuronlab.readout import readout_dtype as readout_dtype
 from neuronlab.schemas import RANK_VARIANTS, VARIANTS
 
 KERNELS = ("auto", "numba", "torch", "brute_force")
 RANKED = tuple(list(VARIANTS).index(name) for name in RANK_VARIANTS)
-# Read-outs up to this size are kept in float64; larger ones become so block by block, whenever they are used.
-DOUBLE_READOUT_BYTES = 2**30
 TORCH_BUDGET = {"cpu": 32 * 2**20, "cuda": 4 * 2**30}  # bytes of temporaries; small ones stay in a CPU's cache
 
 
@@ -115,11 +114,6 @@ def choose_kernel(kernel: str, readout: Readout, device: torch.device) -> str:
     if chosen == "brute_force":
         print("WARNING: effects by brute force: two orders of magnitude slower", file=sys.stderr)
     return chosen
-
-
-def readout_dtype(d: int, vocab: int) -> torch.dtype:
-    """Precision that the folded read-out is kept in: float64 unless that would be too large."""
-    return torch.float64 if d * vocab * 8 <= DOUBLE_READOUT_BYTES else torch.float32
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neuronlab.models import ModelSpec, load_model
 from neuronlab.neuron_sets import read_selections
-from neuronlab.readout import Readout
+from neuronlab.readout import COLUMNS, Readout
 from neuronlab.tables import Provenance, write_table
 
 
@@ -31,10 +31,12 @@ def boosted(
     """
     # On the CPU: a few neurons are no work, and not every accelerator knows float64.
     ids = readout.real.nonzero().flatten().cpu()
-    columns, w = readout.W.cpu()[:, ids].double(), w.cpu().double()
-    columns = columns / columns.norm(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
-    unit = w / w.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    cosine = unit @ columns
+    w, tiny = w.cpu().double(), torch.finfo(torch.float64).tiny
+    unit = w / w.norm(dim=1, keepdim=True).clamp_min(tiny)
+    cosine = torch.empty(len(w), len(ids), dtype=torch.float64)
+    for start in range(0, len(ids), COLUMNS):
+        block = readout.W[:, ids[start : start + COLUMNS].to(readout.W.device)].cpu().double()
+        cosine[:, start : start + COLUMNS] = unit @ (block / block.norm(dim=0).clamp_min(tiny))
     order = cosine.argsort(dim=1, descending=True, stable=True)
     chosen = torch.cat([order[:, :count], order[:, -count:].flip(1)], dim=1)
     return ids[chosen], cosine.gather(1, chosen)

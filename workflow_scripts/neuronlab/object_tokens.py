@@ -19,12 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from neuronlab.models import Model
 from neuronlab.prompt_batches import by_length
 from neuronlab.prompt_tokens import encode, padded
-from neuronlab.readout import Readout
+from neuronlab.readout import Readout, readout_dtype
 
 # Texts that an object is encoded after where the prompt itself does not do.
 ANCHORS = ("a", ".", ":", "1")
 LOGITS_BYTES = 2**27  # float64 logits held at once
-DOUBLE_READOUT_BYTES = 2**30  # read-outs up to this size are kept in float64
 
 
 def object_ids(
@@ -64,8 +63,8 @@ def _after_anchor(tokenizer: PreTrainedTokenizerBase, gap: str, text: str) -> tu
 def precise_readout(model: Model) -> Readout:
     """The model's read-out in float64 where that is not too large, on a device that knows float64."""
     device = torch.device("cpu") if model.device.type == "mps" else model.device
-    small = 8 * model.d_model * model.d_vocab <= DOUBLE_READOUT_BYTES
-    return model.readout(torch.float64 if small else torch.float32).to(device)
+    dtype = torch.float32 if model.device.type == "mps" else readout_dtype(model.d_model, model.d_vocab)
+    return model.readout(dtype).to(device)
 
 
 def next_log_probs(

@@ -25,6 +25,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 COLUMNS = 4096  # of W_U made float64 at a time
+# Read-outs up to this size are kept in float64; larger ones become so block by block, whenever they are used.
+DOUBLE_READOUT_BYTES = 2**30
 
 NormKind = Literal["LN", "RMS"]
 
@@ -121,6 +123,11 @@ class Readout:
             post_gain=None if self.post_gain is None else self.post_gain.to(device=device, dtype=dtype),
             post_eps=self.post_eps,
         )
+
+
+def readout_dtype(d: int, vocab: int) -> torch.dtype:
+    """Precision that the folded read-out is kept in: float64 unless that would be too large."""
+    return torch.float64 if d * vocab * 8 <= DOUBLE_READOUT_BYTES else torch.float32
 
 
 def fold(

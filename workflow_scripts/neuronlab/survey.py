@@ -25,7 +25,7 @@ from neuronlab.ablation_shards import DocumentSums, iterate_effects
 from neuronlab.documents import TextSpec
 from neuronlab.final_states import Setup, Text, last_layer
 from neuronlab.frequencies import counts_table
-from neuronlab.frequency_cosine import frequency_cosine
+from neuronlab.frequency_cosine import FrequencyAxis
 from neuronlab.induction_heads import draw_random, measure_heads
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -154,8 +154,7 @@ def cosines(last: LastLayer, w: Float[Tensor, "directions d"], include_padded: b
     assert last.reference is not None
     readout = last.readout
     taking_part = np.ones(readout.vocab, dtype=bool) if include_padded else readout.real.cpu().numpy()
-    weights, W = (x.double().cpu().numpy() for x in (w, readout.W))
-    return frequency_cosine(weights, W, last.reference.direction.cpu().numpy(), taking_part)
+    return FrequencyAxis.of(readout.W, last.reference.direction.cpu().numpy(), taking_part).cosines(w)
 
 
 def random_directions(last: LastLayer, seed: int) -> Float[Tensor, "directions d"]:
