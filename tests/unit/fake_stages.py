@@ -49,6 +49,7 @@ class World:
     top: int = 10
     noise: float = 0.01  # sd of every estimate, as a share of the curve's range; intervals are as wide as it says
     seed: int = 0
+    family: str = "GPT-2"
     vocabulary: tuple[str, ...] = field(default=tuple(TOKENS))
 
     @property
@@ -128,8 +129,9 @@ def interventions(world: World) -> pl.DataFrame:
             for quantity, value in shares.items():
                 columns |= {k: float(v) for k, v in interval(quantity, value, 0.015, low=0, high=1).items()}
             rows.append({"intervention": name, "layer": layer, "other": other, "depth": depth} | columns)
-    frame = pl.DataFrame(rows, schema=_columns("interventions", without=("n_tokens", "n_documents")))
-    return frame.with_columns(n_tokens=pl.lit(7_900), n_documents=pl.lit(world.documents))
+    frame = pl.DataFrame(rows, schema=_columns("interventions", without=("family", "n_tokens", "n_documents")))
+    counts = {"n_tokens": pl.lit(7_900), "n_documents": pl.lit(world.documents)}
+    return frame.with_columns(family=pl.lit(world.family), **counts)
 
 
 def costs(world: World) -> pl.DataFrame:
@@ -178,7 +180,8 @@ def lens(world: World) -> pl.DataFrame:
         columns |= interval(name, noisy, sd, low=0, high=high)
         if name == "entropy":
             columns |= {k.replace("entropy", "entropy_bits"): v / np.log(2) for k, v in list(columns.items())[-3:]}
-    return pl.DataFrame(columns).with_columns(n_tokens=pl.lit(7_900), n_documents=pl.lit(world.documents))
+    counts = {"n_tokens": pl.lit(7_900), "n_documents": pl.lit(world.documents)}
+    return pl.DataFrame(columns).with_columns(family=pl.lit(world.family), **counts)
 
 
 def lens_documents(world: World) -> pl.DataFrame:
@@ -244,6 +247,7 @@ def vocabulary(world: World) -> dict[str, pl.DataFrame]:
         for layer in range(world.n_layers):
             share = {"share": found.estimate[layer], "share_low": found.low[layer], "share_high": found.high[layer]}
             row = {"layer": layer, "depth": float(world.depth[layer]), "kind": kind, "n": int(n[layer])}
+            row |= {"family": world.family}
             rows.append(row | {"n_neurons": world.n_neurons, "threshold": threshold} | share)
         sign = -1 if kind == "suppression" else 1
         for place in range(world.top):
@@ -275,6 +279,7 @@ def attention_curve(world: World) -> np.ndarray:
 
 
 def attention(world: World) -> dict[str, pl.DataFrame]:
+    """Heads have one decay over offsets; their sum over the window is a little below the window's own measure."""
     generator, curve, heads, bos = world.generator, attention_curve(world), [], []
     decay = np.array([0.0, *0.6 ** np.arange(world.window)])
     for layer in range(world.n_layers):
@@ -282,20 +287,33 @@ def attention(world: World) -> dict[str, pl.DataFrame]:
             factor = np.exp(0.3 * generator.standard_normal())
             by_offset = curve[layer] * factor * decay / decay.sum()
             by_offset[0] = 0.1
-            for offset, value in enumerate(by_offset):
-                row = {"layer": layer, "head": head, "offset": offset, "n": 7_900 - 64 * offset}
+            values = [("offset", offset, float(value)) for offset, value in enumerate(by_offset)]
+            values.append(("window", None, 1.02 * float(by_offset[1:].sum())))
+            for measure, offset, value in values:
+                row = {"layer": layer, "head": head, "measure": measure, "offset": offset}
+                row |= {"n": 7_900 - 64 * (world.window if offset is None else offset)}
                 found = {k: float(v) for k, v in interval("attention", value, 0.01, low=0, high=1).items()}
                 heads.append(row | {"n_documents": world.documents} | found)
             found = {k: float(v) for k, v in interval("attention", 0.8 - curve[layer], 0.01, low=0, high=1).items()}
             bos.append({"layer": layer, "head": head, "n": 7_900} | found)
     sd = world.noise * 0.35
-    noisy = curve + sd * generator.standard_normal(world.n_layers)
-    layers = {"layer": np.arange(world.n_layers), "depth": world.depth, "window": np.full(world.n_layers, world.window)}
-    layers |= {"n": np.full(world.n_layers, 7_500)} | interval("attention", noisy, sd, low=0, high=1)
+    local, sinks = pl.DataFrame(heads, schema=_columns("local_attention")), pl.DataFrame(bos)
+    window = curve + sd * generator.standard_normal(world.n_layers)
+    lines = [("window", None, window), ("bos", None, 0.8 - curve)]
+    for offset in range(world.window + 1):
+        own = local.filter(pl.col("offset") == offset).group_by("layer").agg(pl.col("attention").mean()).sort("layer")
+        lines.append(("offset", offset, own["attention"].to_numpy()))
+    layers = []
+    for measure, offset, values in lines:
+        place = {"layer": np.arange(world.n_layers), "depth": world.depth}
+        frame = pl.DataFrame(place | interval("attention", values, sd, low=0, high=1))
+        more = {"family": world.family, "measure": measure, "window": world.window, "n": 7_500}
+        frame = frame.with_columns(**{name: pl.lit(value) for name, value in more.items()})
+        layers.append(frame.with_columns(offset=pl.lit(offset, pl.Int32)))
     return {
-        "local_attention": pl.DataFrame(heads, schema=_columns("local_attention")),
-        "attention_bos": pl.DataFrame(bos, schema=_columns("attention_bos")),
-        "local_attention_layers": pl.DataFrame(layers),
+        "local_attention": local,
+        "attention_bos": sinks.select(*_columns("attention_bos")),
+        "local_attention_layers": pl.concat(layers),
     }
 
 

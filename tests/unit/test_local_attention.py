@@ -25,6 +25,7 @@ from neuronlab.local_attention import (
     measure_local_attention,
     pairs_of,
 )
+from neuronlab.model_families import family_of
 from neuronlab.models import Model, ModelSpec
 from neuronlab.sequence_sample import sample_sequences
 from neuronlab.statistics import bootstrap_weights
@@ -56,8 +57,10 @@ def run_rule(directory: Path, tokens: Path, folder: Path, **options: object) -> 
 
 def by_loops(
     attention: np.ndarray, frame: pl.DataFrame, offsets: int, bos: bool
-) -> tuple[dict[tuple[int, int, int], list[float]], dict[tuple[int, int], list[float]], dict[int, list[float]]]:
-    """Every attention probability that counts, per (layer, head, offset), (layer, head), and window sums per layer."""
+) -> tuple[
+    dict[tuple[int, int, int], list[float]], dict[tuple[int, int], list[float]], dict[tuple[int, int], list[float]]
+]:
+    """Attention that counts: per (layer, head, offset), on the BOS per (layer, head), and sums over the window."""
     single, sink, window = defaultdict(list), defaultdict(list), defaultdict(list)
     for s, row in enumerate(frame.iter_rows(named=True)):
         for q in range(len(row["tokens"])):
@@ -73,8 +76,8 @@ def by_loops(
                     sink[layer, head].append(own[0])
             earlier = list(range(1 if bos else 0, q))
             if len(earlier) >= offsets:
-                for layer in range(attention.shape[0]):
-                    window[layer].append(sum(attention[layer, s, :, q, k].mean() for k in earlier[-offsets:]))
+                for layer, head in np.ndindex(attention.shape[0], attention.shape[2]):
+                    window[layer, head].append(sum(attention[layer, s, head, q, k] for k in earlier[-offsets:]))
     return single, sink, window
 
 
@@ -85,9 +88,10 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
     found = run_rule(tiny_directories[architecture], path, tmp_path)
     attention = eager(tiny_directories[architecture], np.array(frame["tokens"].to_list()))
     single, sink, window = by_loops(attention, frame, 3, bos)
-    assert len(found["local_attention"]) == 2 * 4 * 4
+    assert len(found["local_attention"]) == 2 * 4 * (4 + 1)
     for row in found["local_attention"].iter_rows(named=True):
-        expected = single[row["layer"], row["head"], row["offset"]]
+        at = row["layer"], row["head"]
+        expected = window[at] if row["measure"] == "window" else single[(*at, row["offset"])]
         assert row["n"] == len(expected)
         assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
         assert row["attention_low"] <= row["attention"] <= row["attention_high"]
@@ -96,10 +100,19 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
         expected = sink[row["layer"], row["head"]]
         assert row["n"] == len(expected)
         assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
-    assert found["local_attention_layers"]["depth"].to_list() == [0.0, 1.0]
-    for row in found["local_attention_layers"].iter_rows(named=True):
-        assert (row["window"], row["n"]) == (3, len(window[row["layer"]]))
-        assert row["attention"] == pytest.approx(np.mean(window[row["layer"]]), rel=1e-5)
+    layers = found["local_attention_layers"]
+    assert layers["family"].unique().to_list() == [family_of(spec_of(tiny_directories[architecture]))]
+    assert len(layers) == 2 * (1 + 4 + bos)
+    for row in layers.iter_rows(named=True):
+        heads = [(row["layer"], head) for head in range(4)]
+        expected = {
+            "window": [window[at] for at in heads],
+            "offset": [single[(*at, row["offset"])] for at in heads],
+            "bos": [sink[at] for at in heads],
+        }[row["measure"]]
+        assert (row["window"], row["n"], row["depth"]) == (3, len(expected[0]), row["layer"])
+        assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
+        assert row["attention_low"] <= row["attention"] <= row["attention_high"]
 
 
 def all_on_key_zero(length: int, bos: bool, offsets: int) -> Measured:
@@ -118,20 +131,35 @@ def test_attention_on_the_bos_is_not_local_c_defect_6() -> None:
     """A pure sink has no local attention: position 0 is no key where it holds a BOS, and is one where it does not."""
     weights, offsets = np.ones((1, 1)), 5
     sink = all_on_key_zero(9, True, offsets)
-    assert heads_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [0.0] * 6
-    assert layers_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [0.0]
+    assert heads_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [0.0] * 7
+    layers = layers_frame(sink, offsets, weights, 0.95, "GPT-2")
+    assert dict(layers.group_by("measure").agg(pl.col("attention").sum()).iter_rows()) == {
+        "window": 0.0,
+        "offset": 0.0,
+        "bos": 1.0,
+    }
     assert bos_frame(sink, offsets, weights, 0.95)["attention"].to_list() == [1.0]
     text = all_on_key_zero(9, False, offsets)
-    local = heads_frame(text, offsets, weights, 0.95)["attention"].to_list()
-    assert local == [0.0, 1 / 8, 1 / 7, 1 / 6, 1 / 5, 1 / 4]  # one query each, of those with a key so far back
+    local = heads_frame(text, offsets, weights, 0.95)
+    found = local.filter(pl.col("measure") == "offset")["attention"].to_list()
+    assert found == [0.0, 1 / 8, 1 / 7, 1 / 6, 1 / 5, 1 / 4]  # one query each, of those with a key so far back
     assert bos_frame(text, offsets, weights, 0.95).is_empty()
+    # Of the four queries with five keys before them one has key 0 among these; the offsets' means add up to more.
+    assert local.filter(pl.col("measure") == "window")["attention"].item() == 1 / 4
+    assert sum(found[1:]) > 0.8
+    assert "bos" not in layers_frame(text, offsets, weights, 0.95, "GPT-2")["measure"].to_list()
 
 
 def test_early_rows_have_fewer_keys_c_defect_6() -> None:
     """n shrinks by one per offset and sequence; the window takes the queries that have all its keys."""
     found = all_on_key_zero(9, True, 3)
-    assert heads_frame(found, 3, np.ones((1, 1)), 0.95)["n"].to_list() == [8, 7, 6, 5]
-    assert layers_frame(found, 3, np.ones((1, 1)), 0.95)["n"].to_list() == [5]
+    assert heads_frame(found, 3, np.ones((1, 1)), 0.95)["n"].to_list() == [8, 7, 6, 5, 5]
+    layers = layers_frame(found, 3, np.ones((1, 1)), 0.95, "GPT-2")
+    assert layers.select("measure", "offset", "n").rows() == [
+        ("window", None, 5),
+        *(("offset", offset, 8 - offset) for offset in range(4)),
+        ("bos", None, 8),
+    ]
 
 
 def test_documents_without_a_pair_are_not_counted_c_defect_6() -> None:
@@ -141,9 +169,9 @@ def test_documents_without_a_pair_are_not_counted_c_defect_6() -> None:
     counts = np.array([[1, 0, 1, 0], [1, 1, 1, 1]])
     weights = bootstrap_weights(2, 200, 0)
     frame = heads_frame(Measured(sums, counts), 1, weights, 0.9)
-    assert frame["n_documents"].to_list() == [2, 1]
-    assert frame["attention"].to_list() == pytest.approx([0.6, 0.3])
-    assert layers_frame(Measured(sums, counts), 1, weights, 0.9)["n"].to_list() == [1]
+    assert frame["n_documents"].to_list() == [2, 1, 1]
+    assert frame["attention"].to_list() == pytest.approx([0.6, 0.3, 0.3])
+    assert layers_frame(Measured(sums, counts), 1, weights, 0.9, "GPT-2")["n"].to_list() == [1, 2, 1, 2]
 
 
 def test_intervals_resample_documents_with_all_their_tokens_c_defect_4(
@@ -167,6 +195,33 @@ def test_intervals_resample_documents_with_all_their_tokens_c_defect_4(
     by_token = np.mean([value for values in documents for value in values])
     assert row["attention"] == pytest.approx(by_token, rel=1e-5)
     assert abs(by_token - np.mean([np.mean(values) for values in documents if values])) > 1e-4
+
+
+def test_means_over_heads_resample_documents_c_defect_4(tiny_directories: dict[str, Path], tmp_path: Path) -> None:
+    """Lines of an offset and of the BOS, too: ends of their intervals by a loop over resamples of documents."""
+    path = depth_texts.write_depth_text(tmp_path / "tokens.parquet")
+    found = run_rule(tiny_directories["gpt2"], path, tmp_path, resamples=60, level=0.8, seed=3)
+    text = Text.read(path)
+    attention = eager(tiny_directories["gpt2"], text.tokens)[1].mean(axis=1)  # layer 1: [sequence, query, key]
+    for name, offset in (("offset", 2), ("bos", None), ("window", None)):
+        groups: dict[int, list[float]] = defaultdict(list)
+        for s, q in zip(*np.nonzero(text.counted), strict=True):
+            own = attention[s, q]
+            values = {
+                "offset": [own[q - 2]] if q > 2 else [],
+                "bos": [own[0]],
+                "window": [own[q - 3 : q].sum()] if q > 3 else [],
+            }[name]
+            groups[text.documents[s, q]] += values
+        documents = [groups[document] for document in sorted(groups)]
+        means = []
+        for times in bootstrap_weights(len(documents), 60, 3).astype(int):
+            drawn = [value for values, n in zip(documents, times, strict=True) for value in values * n]
+            means.append(np.mean(drawn))
+        rows = found["local_attention_layers"].filter(pl.col("measure") == name, pl.col("layer") == 1)
+        row = rows.filter(pl.col("offset").eq_missing(pl.lit(offset, pl.Int32))).row(0, named=True)
+        ends = (row["attention_low"], row["attention_high"])
+        assert ends == pytest.approx(np.quantile(means, [0.1, 0.9]), rel=1e-5), name
 
 
 def test_batches_do_not_matter(tiny_model: TINY) -> None:
@@ -234,7 +289,7 @@ def test_one_layer_and_one_document(tmp_path: Path) -> None:
     frame = frame.with_columns(documents=pl.Series([[-1] + [7] * 19]))
     write_table(frame, tmp_path / "tokens.parquet", "tokens")
     found = run_rule(tmp_path / "model", tmp_path / "tokens.parquet", tmp_path)
-    assert found["local_attention_layers"]["depth"].to_list() == [0.0]
+    assert set(found["local_attention_layers"]["depth"]) == {0.0}
     for table in found.values():
         assert table["attention"].null_count() == 0
         assert table["attention_low"].null_count() == len(table)

@@ -24,24 +24,36 @@ def tables() -> Tables:
 # Local attention
 
 
-def test_attention_of_a_head_is_added_up_over_the_window_without_the_token_itself(tables: Tables) -> None:
+def test_attention_of_a_head_is_the_windows_own_measure_c_defect_6(tables: Tables) -> None:
+    """Means of single offsets have a number of pairs each: they are not added up, the window has rows of its own."""
     frame = tables["local_attention"]
-    found = local_attention.by_head(frame, 5)
+    whole = spec(local({"gpt2": tables}, text="pile"))
+    part = next(part for part in marks(whole, "rect") if field(part, "fill") == "attention")
+    drawn = {(row["layer"], row["head"]): row["attention"] for row in rows(whole, part)}
     for layer, head in ((0, 0), (7, 2)):
         own = frame.filter((pl.col("layer") == layer) & (pl.col("head") == head))
-        expected = sum(row["attention"] for row in own.iter_rows(named=True) if 1 <= row["offset"] <= 5)
-        drawn = found.filter((pl.col("layer") == layer) & (pl.col("head") == head))["attention"].item()
-        assert drawn == pytest.approx(expected)
-    narrow = local_attention.by_head(frame, 1).sort("layer", "head")["attention"].to_list()
-    assert narrow == frame.filter(pl.col("offset") == 1).sort("layer", "head")["attention"].to_list()
+        added = sum(
+            row["attention"] for row in own.iter_rows(named=True) if row["measure"] == "offset" and row["offset"]
+        )
+        assert drawn[layer, head] == own.filter(pl.col("measure") == "window")["attention"].item()
+        assert drawn[layer, head] != pytest.approx(added, rel=1e-3)
 
 
-def test_offsets_are_means_over_heads(tables: Tables) -> None:
-    frame = tables["local_attention"]
-    found = local_attention.by_offset(frame).filter((pl.col("layer") == 3) & (pl.col("offset") == 2)).row(0, named=True)
-    heads = [row["attention"] for row in frame.iter_rows(named=True) if (row["layer"], row["offset"]) == (3, 2)]
-    assert found["attention"] == pytest.approx(sum(heads) / 4)
-    assert found["depth"] == pytest.approx(3 / 11)
+def test_lines_of_offsets_and_of_the_bos_have_their_intervals(tables: Tables) -> None:
+    whole = spec(local({"gpt2": tables}, text="pile"))
+    bands = list(marks(whole, "area"))
+    assert len(bands) == 2  # mean over heads, BOS
+    layers = tables["local_attention_layers"]
+    for part, measures in zip(bands, (("window", "offset"), ("bos",)), strict=True):
+        drawn = {(row["measure"], row["offset"], row["layer"]): row for row in rows(whole, part)}
+        own = layers.filter(pl.col("measure").is_in(measures))
+        assert len(drawn) == len(own)
+        for row in own.iter_rows(named=True):
+            found = drawn[row["measure"], row["offset"], row["layer"]]
+            assert [found[f"attention{end}"] for end in ("_low", "_high")] == [
+                row["attention_low"],
+                row["attention_high"],
+            ]
 
 
 def local(given: dict[str, Tables], **more: object) -> alt.TopLevelMixin:
@@ -56,11 +68,37 @@ def test_local_attention_of_one_model_has_heads_and_that_of_several_has_not(tabl
     assert [len(rows(whole, part)) for part in maps] == [48, 48]
     several = spec(local({"gpt2": tables, "six": fake_stages.tables(World(n_layers=6))}, text="pile"))
     assert not marks(several, "rect")
-    assert titles(several)[1:] == ["Previous 5 tokens", "BOS (no intervals)"]
+    assert titles(several)[1:] == ["Previous 5 tokens", "BOS"]
+
+
+def test_models_of_a_family_share_a_panel_and_all_panels_an_axis() -> None:
+    worlds = {"gpt2": World(), "phi": World(family="Phi", n_layers=9), "gpt2-xl": World(n_layers=16)}
+    whole = spec(local({model: fake_stages.tables(world) for model, world in worlds.items()}, text="pile"))
+    assert titles(whole)[1:] == [
+        "Previous 5 tokens: GPT-2",
+        "Previous 5 tokens: Phi",
+        "BOS: GPT-2",
+        "BOS: Phi",
+    ]
+    lines = [part for part in marks(whole, "line") if field(part, "y") == "attention"]
+    assert [{row["model"] for row in rows(whole, part)} for part in lines] == [{"gpt2", "gpt2-xl"}, {"phi"}] * 2
+    domains = [part["encoding"]["y"]["scale"]["domain"] for part in lines]
+    assert domains[0] == domains[1]
+    assert domains[2] == domains[3]
+    for part in lines:
+        assert part["encoding"]["color"]["scale"]["domain"] == ["gpt2", "gpt2-xl", "phi"]
+
+
+def test_families_of_one_model_each_are_overlaid() -> None:
+    worlds = {"gpt2": World(), "phi": World(family="Phi", n_layers=9)}
+    whole = spec(local({model: fake_stages.tables(world) for model, world in worlds.items()}, text="pile"))
+    assert titles(whole)[1:] == ["Previous 5 tokens", "BOS"]
 
 
 def test_a_text_without_bos_says_so(tables: Tables) -> None:
-    chart = local({"gpt2": tables | {"attention_bos": tables["attention_bos"].head(0)}}, text="pile")
+    layers = tables["local_attention_layers"].filter(pl.col("measure") != "bos")
+    without = {"attention_bos": tables["attention_bos"].head(0), "local_attention_layers": layers}
+    chart = local({"gpt2": tables | without}, text="pile")
     assert "no BOS at position 0 in this text" in subtitle(chart)
     assert not [title for title in titles(spec(chart)) if "BOS" in title]
 

@@ -28,6 +28,7 @@ from neuronlab.layer_outcomes import CLEAN_OUTCOMES, OUTCOMES, outcomes
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses
 from neuronlab.layer_plan import depth_of, plan_interventions
 from neuronlab.layer_verification import report, verify_interventions
+from neuronlab.model_families import family_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.readout import Readout
@@ -102,7 +103,9 @@ def intervene_layers(
         values = changes_of(passes, readout, text, rows, planned, tokens_per_chunk, memory_mb)
         np.add.at(sums, document, np.moveaxis(values, -1, 0))
         counts += np.bincount(document, minlength=len(counts))
-    frame = interventions_frame(planned, loaded.n_layers, sums, counts, resamples=resamples, level=level, seed=seed)
+    frame = interventions_frame(
+        planned, loaded.n_layers, family_of(model), sums, counts, resamples=resamples, level=level, seed=seed
+    )
     checked = verify_interventions(
         loaded,
         text,
@@ -184,6 +187,7 @@ def batches(wanted: Int[Array, " sequences"], batch_size: int, label: str) -> It
 def interventions_frame(
     planned: Sequence[Intervention],
     n_layers: int,
+    family: str,
     sums: Float64[Array, "documents interventions quantities"],
     counts: Int[Array, " documents"],
     *,
@@ -201,6 +205,7 @@ def interventions_frame(
         "layer": [each.layer for each in planned],
         "other": [each.other for each in planned],
         "depth": [depth_of(each, n_layers) for each in planned],
+        "family": [family] * len(planned),
         "n_tokens": [int(counts.sum())] * len(planned),
         "n_documents": [len(counts)] * len(planned),
     }

@@ -4,7 +4,8 @@ Queries are the counted positions of tokens.parquet, the positions that all othe
 offset k is the token k places back (k = 0: the query itself), unless it is a BOS at position 0: attention there is a
 sink and says nothing about what stands nearby. It is left out and reported apart, for all queries behind a BOS. Rows
 near the start of a sequence have fewer keys, so every offset has its own n; and where offsets are added up over a
-window, the queries are those with so many keys before them, so that all terms have the same n (METHODS C, defect 6).
+window, of one head or of a layer's mean, the queries are those with so many keys before them, so that all terms have
+the same n (METHODS C, defect 6). Means over heads are made by document and resampled with it, like those of one head.
 Separators and BOS tokens within a sequence are tokens like others, and so is the first token where there is no BOS.
 Keys out of a sliding window's sight have attention 0, as in the model.
 
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from neuronlab.attention_parts import head_count, pattern, visit_patterns
 from neuronlab.final_states import Text
+from neuronlab.model_families import family_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.sequence_sample import sample_sequences
@@ -105,10 +107,11 @@ def measure_local_attention(
     check(loaded, text, offsets)
     found = measure(loaded, text, offsets, batch_size)
     weights = bootstrap_weights(len(found.counts), resamples, seed)
+    layers = layers_frame(found, offsets, weights, level, family_of(model))
     tables = {
         "local_attention": (local_attention, heads_frame(found, offsets, weights, level)),
         "attention_bos": (attention_bos, bos_frame(found, offsets, weights, level)),
-        "local_attention_layers": (local_attention_layers, layers_frame(found, offsets, weights, level)),
+        "local_attention_layers": (local_attention_layers, layers),
     }
     if not len(tables["attention_bos"][1]):
         print(f"no BOS at position 0 of {tokens}: no attention on it", file=sys.stderr)
@@ -207,12 +210,15 @@ def heads_frame(
     """The table "local_attention"."""
     columns = head_columns(found)
     frames = []
-    for offset in range(offsets + 1):
-        count = found.counts[:, offset]
-        extra = {"offset": offset, "n": int(count.sum()), "n_documents": int((count > 0).sum())}
-        interval = _interval(found.sums[:, offset], count, weights, level)
-        frames.append(pl.DataFrame(columns | _ends(interval)).with_columns(**{k: pl.lit(v) for k, v in extra.items()}))
-    return pl.concat(frames).sort("layer", "head", "offset").fill_nan(None)
+    for place, measure, offset in _places(offsets):
+        if measure == "bos":
+            continue
+        count = found.counts[:, place]
+        extra = {"measure": measure, "n": int(count.sum()), "n_documents": int((count > 0).sum())}
+        interval = _interval(found.sums[:, place], count, weights, level)
+        frame = pl.DataFrame(columns | _ends(interval)).with_columns(**{k: pl.lit(v) for k, v in extra.items()})
+        frames.append(frame.with_columns(offset=pl.lit(offset, pl.Int32)))
+    return pl.concat(frames).sort("layer", "head", "offset", nulls_last=True).fill_nan(None)
 
 
 def bos_frame(
@@ -227,17 +233,31 @@ def bos_frame(
 
 
 def layers_frame(
-    found: Measured, offsets: int, weights: Float64[Array, "resamples documents"], level: float
+    found: Measured, offsets: int, weights: Float64[Array, "resamples documents"], level: float, family: str
 ) -> pl.DataFrame:
-    """The table "local_attention_layers": the window's sum, averaged over heads."""
-    _, place = measures(offsets)
-    count = found.counts[:, place]
-    interval = _interval(found.sums[:, place].mean(axis=-1), count, weights, level)
+    """The table "local_attention_layers": every measure averaged over heads, by layer; no rows of a BOS without one."""
     n_layers = found.sums.shape[2]
     layer = np.arange(n_layers)
-    columns = {"layer": layer, "depth": layer / max(n_layers - 1, 1)} | _ends(interval)
-    extra = {"window": pl.lit(offsets), "n": pl.lit(int(count.sum()))}
-    return pl.DataFrame(columns).with_columns(**extra).fill_nan(None)
+    frames = []
+    for place, measure, offset in _places(offsets):
+        count = found.counts[:, place]
+        if measure == "bos" and not count.any():
+            continue
+        interval = _interval(found.sums[:, place].mean(axis=-1), count, weights, level)
+        columns = {"layer": layer, "depth": layer / max(n_layers - 1, 1)} | _ends(interval)
+        extra = {"family": family, "measure": measure, "window": offsets, "n": int(count.sum())}
+        frame = pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in extra.items()})
+        frames.append(frame.with_columns(offset=pl.lit(offset, pl.Int32)))
+    order = pl.col("measure").replace_strict({"window": 0, "offset": 1, "bos": 2})
+    return pl.concat(frames).sort(order, "offset", "layer", maintain_order=True).fill_nan(None)
+
+
+def _places(offsets: int) -> Iterator[tuple[int, str, int | None]]:
+    """Place, name and offset of every measure."""
+    at_bos, at_window = measures(offsets)
+    yield from ((offset, "offset", offset) for offset in range(offsets + 1))
+    yield at_bos, "bos", None
+    yield at_window, "window", None
 
 
 def head_columns(found: Measured) -> dict[str, Int[Array, " heads"]]:

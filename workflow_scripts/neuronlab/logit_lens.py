@@ -35,6 +35,7 @@ from neuronlab.bridge_parts import FINAL_RESIDUAL, Hook, hooked_forward
 from neuronlab.final_states import Text
 from neuronlab.layer_outcomes import OUTCOMES, outcomes, read
 from neuronlab.model_checks import TOLERANCE
+from neuronlab.model_families import family_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
 from neuronlab.readout import Readout
@@ -90,7 +91,8 @@ def measure_lens(
         np.add.at(sums, document, np.moveaxis(found, -1, 0))
         counts += np.bincount(document, minlength=len(counts))
     weights = bootstrap_weights(len(documents), resamples, seed)
-    write_table(means_frame(sums, counts, weights, level), lens, "lens", provenance)
+    means = means_frame(sums, counts, weights, level).with_columns(family=pl.lit(family_of(model)))
+    write_table(means, lens, "lens", provenance)
     write_table(documents_frame(documents, sums, counts), lens_documents, "lens_documents", provenance)
     sequence, positions = draw_passage(text, example_tokens, seed)
     passage = passage_frame(loaded, readout, text, sequence, positions, tokens_per_chunk)

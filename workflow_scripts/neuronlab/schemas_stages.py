@@ -21,6 +21,7 @@ N = {
     "n_tokens": Column(I64, "counted tokens"),
     "n_documents": Column(I64, "documents, the clusters of the bootstrap"),
 }
+FAMILY = {"family": Column(STR, "family of the model, by its architecture (model_families.py)")}
 HEAD = {"layer": Column(I32, "layer of the head"), "head": Column(I32, "head")}
 FEATURE = {"feature": Column(STR, "name of the predicate on token strings")}
 
@@ -41,6 +42,7 @@ STAGES_TABLES: dict[str, Schema] = {
         "other": Column(I32, "swap: the second layer", nullable=True),
         "depth": Column(F64, "relative depth layer / (layers - 1); swap: of the middle between the two"),
     }
+    | FAMILY
     | N
     | _outcomes(),
     "intervention_costs": {
@@ -69,6 +71,7 @@ STAGES_TABLES: dict[str, Schema] = {
         "layer": Column(I32, "blocks that the residual has passed: 0 the embedding, L the model's own output"),
         "depth": Column(F64, "layer / L"),
     }
+    | FAMILY
     | N
     | with_interval("entropy", "mean entropy of the lens (nats)")
     | with_interval("entropy_bits", "the same in bits")
@@ -97,6 +100,7 @@ STAGES_TABLES: dict[str, Schema] = {
     },
     "vocabulary_counts": LAYER
     | DEPTH
+    | FAMILY
     | {
         "kind": Column(STR, "prediction, suppression or partition"),
         "n": Column(I64, "neurons of this kind in the layer"),
@@ -116,19 +120,31 @@ STAGES_TABLES: dict[str, Schema] = {
     },
     "local_attention": HEAD
     | {
-        "offset": Column(I32, "how many tokens back the key lies, from 1; 0 the token itself"),
-        "n": Column(I64, "(query, key) pairs; keys at position 0 that hold a BOS are left out"),
+        "measure": Column(STR, "offset (one key), or window (the previous `window` tokens added up)"),
+        "offset": Column(
+            I32, "how many tokens back the key lies, from 1; 0 the token itself; window: missing", nullable=True
+        ),
+        "n": Column(
+            I64,
+            "offset: (query, key) pairs; window: queries with so many keys before them; a BOS at position 0 is no key",
+        ),
         "n_documents": N["n_documents"],
     }
     | with_interval("attention", "mean attention probability"),
     "attention_bos": HEAD | {"n": Column(I64, "queries")} | with_interval("attention", "mean attention on the BOS"),
     "local_attention_layers": LAYER
     | DEPTH
+    | FAMILY
     | {
+        "measure": Column(STR, "window (the previous `window` tokens added up), offset (one key), or bos"),
         "window": Column(I32, "tokens back that are added up"),
-        "n": Column(I64, "queries with so many keys before them, BOS not counted"),
+        "offset": Column(I32, "how many tokens back the key lies, 0 the token itself; else missing", nullable=True),
+        "n": Column(
+            I64,
+            "window: queries with so many keys before them; offset: (query, key) pairs; bos: queries behind a BOS",
+        ),
     }
-    | with_interval("attention", "mean over heads of the attention on the previous `window` tokens"),
+    | with_interval("attention", "mean over heads of the attention"),
     "subjoiners": HEAD
     | {
         "pieces": Column(I32, "tokens of the words; 0 for all"),

@@ -102,7 +102,8 @@ def curves_of(tables: Mapping[str, pl.DataFrame | None]) -> dict[str, Curve]:
             ends = [column, f"{column}_low", f"{column}_high"]
             found[name] = Curve(x, *(rows[end].cast(pl.Float64).fill_null(np.nan).to_numpy() for end in ends))
 
-    add("local", tables.get("local_attention_layers"), "attention")
+    if (attention := tables.get("local_attention_layers")) is not None:
+        add("local", attention.filter(pl.col("measure") == "window"), "attention")
     if (lens := tables.get("lens")) is not None:
         add("agreement", lens.filter(pl.col("layer") < pl.col("layer").max()), "agreement", 0.5)
     if (counts := tables.get("vocabulary_counts")) is not None:

@@ -15,6 +15,7 @@ import polars as pl
 import torch
 
 from neuronlab.boosted_tokens import boosted, spell_tokens
+from neuronlab.model_families import family_of
 from neuronlab.models import Model, ModelSpec, load_model
 from neuronlab.schemas import SCHEMAS
 from neuronlab.statistics import wilson_interval
@@ -157,7 +158,7 @@ def count_vocabulary_neurons(
             f"{loaded.d_model} dimensions has a variance of {1 / loaded.d_model:.2g} already: "
             "partition neurons by this threshold are no special kind"
         )
-    counts = count_rows(frame, vocab_kurt_min, vocab_var_min, level)
+    counts = count_rows(frame, vocab_kurt_min, vocab_var_min, level).with_columns(family=pl.lit(family_of(model)))
     chosen = strongest_neurons(frame, vocab_kurt_min, vocab_var_min, strongest)
     write_table(counts, vocabulary_counts, "vocabulary_counts", provenance)
     write_table(token_columns(loaded, chosen, strongest), vocabulary_neurons, "vocabulary_neurons", provenance)

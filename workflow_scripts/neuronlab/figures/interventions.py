@@ -1,7 +1,7 @@
 """What changing one layer does to the output, by relative depth (study C, layers deleted and swapped; C1).
 
 For one model a column of panels for whole blocks and one for attention or MLP alone; for several models a column per
-intervention, the models overlaid. A row of panels has one vertical axis.
+intervention, the models overlaid in the colours of their families. A row of panels has one vertical axis.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
-from neuronlab.figures import depth_lines, saving, theme
+from neuronlab.figures import depth_lines, families, saving, theme
 from neuronlab.figures.depth_lines import Look
 from neuronlab.schemas_stages import INTERVENTIONS
 from neuronlab.tables import read_table
@@ -131,7 +131,8 @@ def one_model(table: pl.DataFrame) -> alt.ConcatChart:
 
 def several_models(tables: Mapping[str, pl.DataFrame], names: Sequence[str]) -> alt.VConcatChart:
     """Panels of several models: a column per intervention, a line per model."""
-    looks, width = depth_lines.model_looks(list(tables)), WIDTHS[min(len(names), 3)]
+    named = families.families_of({model: [table] for model, table in tables.items()})
+    looks, width = families.looks_of(named), WIDTHS[min(len(names), 3)]
     columns = {}
     for name in names:
         own = {model: table.filter(pl.col("intervention") == name) for model, table in tables.items()}
@@ -139,9 +140,7 @@ def several_models(tables: Mapping[str, pl.DataFrame], names: Sequence[str]) -> 
             quantity: pl.concat(prepare(table, quantity, model) for model, table in own.items())
             for quantity in QUANTITIES
         }
-    return alt.vconcat(
-        depth_lines.key(looks, looks, width * len(names)), grid(columns, {}, looks, None, width), spacing=16
-    )
+    return alt.vconcat(families.key(named, width * len(names)), grid(columns, {}, looks, None, width), spacing=16)
 
 
 def chart(

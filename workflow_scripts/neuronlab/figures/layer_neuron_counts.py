@@ -1,7 +1,7 @@
 """Prediction, suppression and partition neurons layer by layer (study C, prediction and suppression neurons).
 
 One model: prediction and suppression neurons in one panel, partition neurons beside it, with the number of neurons on
-the right. Several models: a panel per kind, a colour per model.
+the right. Several models: a panel per kind, a colour per family and a shade per model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
-from neuronlab.figures import depth_lines, overlays, saving, theme
+from neuronlab.figures import depth_lines, families, overlays, saving, theme
 from neuronlab.figures.points import Axis
 
 TITLE = "Prediction, suppression and partition neurons by layer"
@@ -111,9 +111,9 @@ def _threshold(frame: pl.DataFrame, kinds: Sequence[str]) -> str:
     return f"kurtosis > {limits}; " + ", ".join(f"{kind}: {signs[kind]}" for kind in kinds)
 
 
-def several_models(frame: pl.DataFrame, models: Sequence[str]) -> alt.HConcatChart:
-    """A panel per kind; the first two share their vertical axis."""
-    look, panels = overlays.look(models), []
+def several_models(frame: pl.DataFrame, named: families.Families) -> alt.VConcatChart:
+    """A panel per kind, below what the lines mean; the first two share their vertical axis."""
+    look, panels = families.encodings(named), []
     for kind in KINDS:
         own = frame.filter(pl.col("kind") == kind)
         if len(own):
@@ -122,7 +122,7 @@ def several_models(frame: pl.DataFrame, models: Sequence[str]) -> alt.HConcatCha
             panels.append(
                 made.properties(title=overlays.heading(f"{kind.capitalize()} neurons", _threshold(own, [kind])))
             )
-    return alt.hconcat(*panels, spacing=24)
+    return alt.vconcat(families.key(named, NARROW * len(panels)), alt.hconcat(*panels, spacing=24), spacing=18)
 
 
 def chart(
@@ -136,7 +136,8 @@ def chart(
         note = theme.note_chart("no neuron was counted: none writes anything")
         return theme.finish(note, TITLE, [depth_lines.about(models, None)])
     single = len(models) == 1
-    body = one_model(frame) if single else several_models(frame, models)
+    named = families.families_of({model: [table] for model, table in vocabulary_counts.items()})
+    body = one_model(frame) if single else several_models(frame, named)
     layers = frame.group_by("model", maintain_order=True).agg(pl.col("layer").n_unique())["layer"].to_list()
     facts = [theme.count(layers[0], "layer")] if single else []
     common = frame.filter(pl.col("share") >= COMMON)["kind"].unique(maintain_order=True).to_list()

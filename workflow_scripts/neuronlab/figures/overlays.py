@@ -2,7 +2,7 @@
 
 A figure takes one table, of the model that `model` names, or as many tables as `model` names models, in their order, or
 a mapping from models to tables. Several models are drawn over relative depth, layer / (layers - 1), in the colours that
-they have in all figures of depth.
+they have in all figures of depth (`families`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from neuronlab.figures import depth_lines, theme
+from neuronlab.figures import theme
 from neuronlab.figures.points import Axis
 from neuronlab.tables import read_table
 
@@ -57,18 +57,6 @@ def read(tables: Tables, schema: str, model: str | Sequence[str] | None) -> dict
 def stack(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """All rows, with the column `model`, in the order of the mapping."""
     return pl.concat([frame.with_columns(model=pl.lit(model)) for model, frame in frames.items()])
-
-
-def look(models: Sequence[str]) -> dict[str, alt.Color | alt.StrokeDash]:
-    """A colour per model, and a dash where the colours repeat."""
-    looks = depth_lines.model_looks(models)
-    legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, orient="right", labelLimit=260)
-    color = alt.Scale(domain=list(models), range=[look.colour for look in looks])
-    dash = alt.Scale(domain=list(models), range=[list(look.dash) for look in looks])
-    return {
-        "color": alt.Color("model:N", scale=color, sort=list(models), legend=legend),
-        "strokeDash": alt.StrokeDash("model:N", scale=dash, sort=list(models), legend=legend),
-    }
 
 
 def depth_x(frame: pl.DataFrame, *, title: bool = True) -> alt.X:

@@ -13,7 +13,7 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
-from neuronlab.figures import depth_lines, saving, theme
+from neuronlab.figures import depth_lines, families, saving, theme
 from neuronlab.figures.depth_lines import Look
 from neuronlab.figures.stage_strip import (
     WIDTH,
@@ -62,7 +62,7 @@ CURVES: dict[str, tuple[str, str, pl.Expr | None, list[str], str, str]] = {
     "local attention": (
         "local_attention_layers",
         "attention",
-        None,
+        pl.col("measure") == "window",
         ["attention just", "before"],
         "share",
         theme.INK,
@@ -165,14 +165,16 @@ def chart(models: Mapping[str, Tables], *, text: str, level: float = 0.95) -> al
     """
     names = list(models)
     several = len(names) > 1
-    looks = depth_lines.model_looks(names) if several else [Look(curve, spec[5]) for curve, spec in CURVES.items()]
+    named = families.families_of({model: list(tables.values()) for model, tables in models.items()})
+    looks = families.looks_of(named) if several else [Look(curve, spec[5]) for curve, spec in CURVES.items()]
     segments = pl.concat([segments_of(tables, model) for model, tables in models.items()])
     borders = pl.concat([borders_of(tables, model) for model, tables in models.items()])
     drawn = panels(models, borders, looks)
     if not drawn:
         return theme.finish(theme.note_chart("nothing was measured by layer"), TITLE, [depth_lines.about(names, text)])
-    rows = [key(), strip(segments, borders, names, DOMAIN)]
-    rows += [depth_lines.key(looks, looks, WIDTH)] if several else []
+    ordered = [look.name for look in looks] if several else names
+    rows = [key(), strip(segments, borders, ordered, DOMAIN)]
+    rows += [families.key(named, WIDTH)] if several else []
     layers = layers_of(models[names[0]])
     subtitle = [
         depth_lines.about(names, text, *([] if several else [theme.count(layers, "layer")])),
