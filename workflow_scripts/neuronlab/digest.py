@@ -12,15 +12,27 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 PACKAGE = "neuronlab"
 ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold statements
 
 
-def _strip_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The tree and all statements in it; no expression holds an import or a docstring, and most nodes are expressions."""
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        for block in BLOCKS:
+            stack.extend(getattr(node, block, ()))
+
+
+def _strip_docstrings(tree: ast.Module) -> ast.Module:
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             text = first.value if isinstance(first, ast.Expr) else None
@@ -38,10 +50,10 @@ def _module_path(name: str, root: Path) -> Path | None:
     return None
 
 
-def _imported_names(tree: ast.AST) -> set[str]:
+def _imported_names(tree: ast.Module) -> set[str]:
     """Dotted names of this package that a tree imports; `from a import b` yields both a and a.b."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
