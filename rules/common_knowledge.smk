@@ -3,6 +3,8 @@
 Needs: the look-ups of `common.smk`. Makes nothing.
 """
 
+from neuronlab.configuration_copying import TEXT_SETS
+
 COPY = config["context_copying"]
 FACTS = "results/inputs/facts/{facts}"
 KNOWLEDGE = "results/{model}/facts/{facts}/knowledge"
@@ -41,6 +43,18 @@ def template_of(wildcards):
 def filters_of(wildcards):
     """The configured filters that apply to the prompts that a model sees."""
     return shown_filters(COPY["filters"], template_of(wildcards))
+
+
+def copying_sets(wildcards):
+    """The named sets that a model has: a selection that is restricted to other models is none of them."""
+    applying = selection_entries(wildcards)
+    named = [n for n in COPY["selections"] if n in applying or n in TEXT_SETS]
+    if COPY["selections"] and not named:
+        raise WorkflowError(
+            f"configuration: context_copying.selections: none of {', '.join(COPY['selections'])} applies to "
+            f"'{wildcards.model}'; name one that does, or leave the model out of context_copying.models"
+        )
+    return named
 
 
 def copying_selections(wildcards):

@@ -28,7 +28,7 @@ rule select_copying_sets:
         gpu=0,
     params:
         code=library("select_copying_sets"),
-        names=COPY["selections"],
+        names=copying_sets,
         induction_driven=COPY["induction_driven"],
         replacements=COPY["replacements"],
         doses=COPY["dose_response"]["points"],

@@ -22,7 +22,7 @@ BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statement
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """The tree and all statements in it; no expression holds an import or a docstring, and most nodes are expressions."""
+    """The tree and all statements in it: no expression holds an import or a docstring, and most nodes are some."""
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
