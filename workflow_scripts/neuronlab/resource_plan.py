@@ -41,12 +41,14 @@ EFFECT_ARRAYS = 64  # float64 [tokens, neurons] of a chunk: factors, effects, an
 TABLE_COPIES = 3  # of the sums: as they are added up, as a frame, as the writer holds them
 KERNEL_ON_GPU = 4 * 2**30  # temporaries of the torch kernel there (`ablation.TORCH_BUDGET`)
 LINES_KEPT = {False: 256 * MIB, True: 4 * 2**30}  # directions' logits kept while decoding, by GPU
+LINES_OF_A_VARIANT = 4  # neurons of a set, divided by the values that it is held at
 RESAMPLES = 1000  # of the bootstrap
 HEAD_WIDTH = 64  # the narrowest heads in use: as many attention matrices as there can be
 
 # Time, seconds per unit on one thread of a CPU; measured, see docs/scale.md.
 CPU_FLOPS = {4: 30e9, 2: 30e9, 8: 15e9}  # multiply-adds count two; by bytes per number
 CPU_KERNEL = 1.2e-9  # one (token, neuron, id) of the ablation: four variants, ranks of two
+CPU_MOMENTS = 3e-9  # one (neuron, id) of the vocabulary moments, beside the product
 CPU_ENTROPY = 1.0e-9  # one (place, variant, id) of the entropy that decoding reads for all variants
 CPU_OUTCOMES = 20e-9  # one (token, id) of a read-out: softmax, divergence, rank, in float64
 # GPUs: an estimate for a card of 1.5 TB/s, of which a chain of elementwise operations reaches two thirds.
@@ -122,14 +124,12 @@ def plan(kind: str, load: Load, *, float64_limit_mb: float = math.inf) -> Plan:
         raise ValueError(f"no jobs of kind '{kind}'; there are {', '.join(KINDS)}")
     on_gpu = load.gpus > 0 and kind != "tables"
     copied = kind == "float64" and load.parameters * (load.bytes_per_weight + FLOAT64) <= float64_limit_mb * MIB
-    held = _peak(kind, load, on_gpu, copied)
-    host = PYTHON_TABLES if kind == "tables" else PYTHON
-    host += _tables(kind, load) + (load.parameters * load.bytes_per_weight if on_gpu else held)
-    seconds = START_SECONDS + _seconds(kind, load, on_gpu, copied)
+    device = sum(memory_terms(kind, load, copied).values())
+    host = sum(table_terms(kind, load).values()) + (load.parameters * load.bytes_per_weight if on_gpu else device)
     return Plan(
         memory_mb=_rounded(SAFETY * host / MIB, 100),
-        gpu_memory_mb=_rounded((CUDA_CONTEXT + SAFETY * held) / MIB, 100) if on_gpu else 0,
-        minutes=_rounded(SAFETY * seconds / 60, 5),
+        gpu_memory_mb=_rounded((CUDA_CONTEXT + SAFETY * device) / MIB, 100) if on_gpu else 0,
+        minutes=_rounded(SAFETY * sum(time_terms(kind, load, copied).values()) / 60, 5),
     )
 
 
@@ -151,11 +151,6 @@ def readout_bytes(load: Load) -> int:
     """The folded unembedding: float64 where that is small, float32 otherwise."""
     size = load.d_model * load.d_vocab
     return size * (FLOAT64 if size * FLOAT64 <= DOUBLE_READOUT else FLOAT32)
-
-
-def folding_bytes(load: Load) -> int:
-    """What the folding of the unembedding holds at its peak, beside the weights: three copies in float64."""
-    return 3 * load.d_model * load.d_vocab * FLOAT64
 
 
 def pass_bytes(load: Load) -> int:
@@ -192,68 +187,66 @@ def spectrum_bytes(load: Load) -> int:
     return 10 * load.d_model**2 * FLOAT64
 
 
-def _peak(kind: str, load: Load, on_gpu: bool, copied: bool) -> int:
-    """Bytes where the model is, at the worst moment."""
+def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
+    """Bytes where the model is, at the worst moment, by what they are for; no floor.
+
+    Args:
+        copied: a float64 copy of the model stands beside it.
+    """
     if kind == "tables":
-        return 0
-    weights = load.parameters * load.bytes_per_weight
+        return {}
     single = load.d_model * load.d_vocab * FLOAT32
     tile = min(load.neurons_per_tile, load.d_mlp)
-    last = readout_bytes(load) + last_layer_bytes(load)
-    kernel = KERNEL_ON_GPU if on_gpu else 0
+    terms = {"weights": load.parameters * load.bytes_per_weight}
     if kind == "weights":
-        # Beside the read-out: columns of unit length, made by way of a second copy; one layer's weights; moments.
-        work = max(3 * single + last_layer_bytes(load), single + spectrum_bytes(load))
+        # The read-out and its columns of unit length; with them one layer's weights, or the singular directions.
+        return terms | {"read-out": 2 * single, "work": max(last_layer_bytes(load), spectrum_bytes(load))}
+    terms |= {"read-out": readout_bytes(load), "last layer": last_layer_bytes(load), "pass": pass_bytes(load)}
+    if kind == "ablation":
+        terms |= {"U": tile_bytes(load, tile), "chunk": chunk_bytes(load, tile)}
     elif kind == "forward":
-        work = last + pass_bytes(load) + chunk_bytes(load, 0) + tile_bytes(load, min(tile, ROWS_IN_FLOAT64))
-    elif kind == "ablation":
-        work = last + pass_bytes(load) + tile_bytes(load, tile) + chunk_bytes(load, tile) + kernel
+        terms |= {"U": tile_bytes(load, min(tile, ROWS_IN_FLOAT64)), "chunk": chunk_bytes(load, 0)}
     elif kind == "decoding":
-        # Lines of the sets that are decoded, in float64; entropies of all variants from blocks of lines.
-        work = last + pass_bytes(load) + 2 * LINES_KEPT[on_gpu] + tile_bytes(load, ROWS_IN_FLOAT64)
-        work += (
-            chunk_bytes(load, 0)
-            + kernel
-            + 2
-            * load.n_layers
-            * _per_pass(load)
-            * load.sequence_length
-            * (
-                2 * load.d_model * load.bytes_per_weight  # keys and values, and those of branches that wait
-            )
-        )
+        lines = LINES_OF_A_VARIANT * load.replacements * load.d_vocab
+        lines *= FLOAT64 if lines * FLOAT64 <= DOUBLE_READOUT else FLOAT32
+        cache = 2 * load.n_layers * _per_pass(load) * load.sequence_length * 2 * load.d_model * load.bytes_per_weight
+        terms |= {"U": lines + tile_bytes(load, ROWS_IN_FLOAT64), "lines of a block": LINES_KEPT[load.gpus > 0]}
+        terms |= {"keys and values": cache, "chunk": chunk_bytes(load, 0)}
     elif kind == "layers":
         # What enters every layer, for a batch; the changed residuals that wait for the read-out take as much at most.
         streams = 2 * (load.n_layers + 1) * _per_pass(load) * load.sequence_length * load.d_model
-        work = last + pass_bytes(load) + streams * max(load.bytes_per_weight, FLOAT32) + chunk_bytes(load, 0)
+        terms |= {"streams": streams * max(load.bytes_per_weight, FLOAT32), "chunk": chunk_bytes(load, 0)}
     else:
-        # The oracle's read-out in float64, and the model's copy with one layer's activations.
-        work = last + 2 * pass_bytes(load) + 2 * single + chunk_bytes(load, 256)
-        work += load.parameters * FLOAT64 if copied else 0
-    return weights + max(folding_bytes(load), work)
+        # The oracle's read-out in float64; the model's copy, with a pass of its own.
+        terms |= {"oracle": 2 * single, "chunk": chunk_bytes(load, ROWS_IN_FLOAT64)}
+        terms |= {"copy": load.parameters * FLOAT64 + pass_bytes(load)} if copied else {}
+    if load.gpus and kind in ("ablation", "decoding"):
+        terms["kernel"] = KERNEL_ON_GPU
+    return terms
 
 
-def _tables(kind: str, load: Load) -> int:
-    """Bytes of tables on the host: about one document for each sequence is assumed."""
-    statistics = load.d_mlp * load.sequence_length * (FLOAT64 + 32)  # means by position, read through Python lists
+def table_terms(kind: str, load: Load) -> dict[str, int]:
+    """Bytes on the host beside the model: libraries and tables. One document for each sequence is assumed."""
     text = 3 * load.sequences * load.sequence_length * 40
+    statistics = load.d_mlp * load.sequence_length * (FLOAT64 + 32)  # means by position, read through Python lists
     if kind == "tables":
-        sums = load.sequences * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
-        return text + TABLE_COPIES * sums + 4 * RESAMPLES * load.d_mlp * FLOAT64
-    if kind == "ablation":
-        sums = _mine(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
-        return text + statistics + TABLE_COPIES * sums
+        sums = TABLE_COPIES * load.sequences * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
+        return {"libraries": PYTHON_TABLES, "sums": sums, "bootstrap": 4 * RESAMPLES * load.d_mlp * FLOAT64}
     if kind == "weights":
-        return load.n_layers * load.d_mlp * 40 * FLOAT64
+        return {"libraries": PYTHON, "table": load.n_layers * load.d_mlp * 40 * FLOAT64}
+    terms = {"libraries": PYTHON, "text": text, "statistics": statistics}
+    if kind == "ablation":
+        terms["sums"] = TABLE_COPIES * _mine(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
     if kind == "decoding":
-        return text + statistics + _mine(load) * load.replacements * 40
-    return text + statistics
+        terms["entropies"] = _mine(load) * load.replacements * 40
+    return terms
 
 
-def _seconds(kind: str, load: Load, on_gpu: bool, copied: bool) -> float:
-    """Seconds of reading and computing."""
+def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
+    """Seconds of reading and computing, by what they are for; arguments as for `memory_terms`."""
     d, V, N, L = load.d_model, load.d_vocab, load.d_mlp, load.n_layers
     places = _mine(load) * load.sequence_length
+    on_gpu = load.gpus > 0
 
     def flops(number: float, width: int) -> float:
         return number / (GPU_FLOPS[width] if on_gpu else CPU_FLOPS[width] * load.threads)
@@ -261,38 +254,38 @@ def _seconds(kind: str, load: Load, on_gpu: bool, copied: bool) -> float:
     def elementwise(number: float, cpu: float, gpu: float) -> float:
         return number * (gpu / GPU_BANDWIDTH if on_gpu else cpu / load.threads)
 
+    terms = {"start": START_SECONDS}
     if kind == "tables":
-        rows = load.sequences * N * load.replacements
-        return rows * SUM_COLUMNS * 20e-9 + 2 * RESAMPLES * rows * SUM_COLUMNS / 15e9
-    seconds = load.parameters * load.bytes_per_weight / LOAD_BANDWIDTH
-    seconds += flops(6.0 * d * V, 8)  # folding
+        numbers = load.sequences * N * load.replacements * SUM_COLUMNS
+        return terms | {"reading": numbers * 20e-9, "bootstrap": 2 * RESAMPLES * numbers / 15e9}
     width = load.bytes_per_weight
     one_pass = flops(2.0 * load.parameters * places, width)
     readout = flops(2.0 * d * V * places, 8) + elementwise(places * V, CPU_OUTCOMES, GPU_OUTCOME_BYTES)
+    terms |= {"load": load.parameters * width / LOAD_BANDWIDTH, "folding": elementwise(d * V, 10e-9, 100)}
     if kind == "weights":
-        seconds += flops(2.0 * d * d * V, 8)  # Gram matrix
-        draws = min(99, max(19, math.ceil(99 * (512 / d) ** 3)))
-        seconds += flops((draws * 6 + 20.0) * d**3, 8)  # spectra of random matrices, and the model's own
-        seconds += L * (flops(2.0 * N * d * V, 4) + elementwise(N * V, 3e-9, 50))  # cosines and their moments
+        draws = min(99, max(19, math.ceil(99 * (512 / d) ** 3)))  # `null_space.null_draws`
+        terms["spectrum"] = flops(2.0 * d * d * V + 20.0 * d**3, 8)
+        terms["random spectra"] = flops(6.0 * draws * d**3, 8)
+        terms["vocabulary moments"] = L * (flops(2.0 * N * d * V, 4) + elementwise(N * V, CPU_MOMENTS, 50))
     elif kind == "forward":
-        seconds += 4 * one_pass + readout  # moments, histograms, medians, baseline
+        # Moments, histograms, medians, baseline.
+        terms |= {"passes": 4 * one_pass, "read-out": readout}
     elif kind == "ablation":
-        seconds += 2 * one_pass + readout  # two: "resample" reads the donors
         batches = math.ceil(_mine(load) / load.batch_size) if load.neurons_per_tile < N else 1
-        seconds += batches * flops(2.0 * N * d * V, 8)  # U, once where it fits, else once per batch
-        seconds += load.replacements * elementwise(places * N * V, CPU_KERNEL, GPU_KERNEL_BYTES)
+        terms |= {"passes": 2 * one_pass, "read-out": readout}  # two: "resample" reads the donors
+        terms["U"] = batches * flops(2.0 * N * d * V, 8)  # once where it fits, else once per batch
+        terms["kernel"] = load.replacements * elementwise(places * N * V, CPU_KERNEL, GPU_KERNEL_BYTES)
     elif kind == "decoding":
-        grown = _mine(load) * CONTINUATIONS * NEW_TOKENS
-        seconds += one_pass + flops(2.0 * load.parameters * grown, width)
-        seconds += flops(2.0 * d * V * (places / load.sequence_length + grown), 8)
-        pairs = _mine(load) * load.replacements
-        seconds += elementwise(pairs * V, CPU_ENTROPY, 60) + pairs * NEW_TOKENS * (1e-7 if on_gpu else 2e-6)
+        grown, pairs = _mine(load) * CONTINUATIONS * NEW_TOKENS, _mine(load) * load.replacements
+        terms["passes"] = one_pass + flops(2.0 * load.parameters * grown, width)
+        terms["read-out"] = flops(2.0 * d * V * (_mine(load) + grown), 8)
+        terms["choice"] = pairs * NEW_TOKENS * (1e-7 if on_gpu else 2e-6)
+        terms["entropies"] = elementwise(pairs * V, CPU_ENTROPY, 60)
     elif kind == "layers":
         # A clean pass and one for the means; an intervention has half of the blocks left, on average.
-        seconds += (2 + load.replacements / 2) * one_pass + (load.replacements + L + 1) * readout
+        terms |= {"passes": (2 + load.replacements / 2) * one_pass, "read-out": (load.replacements + 1) * readout}
     else:
-        checked = min(places, 4 * load.sequence_length)
-        seconds += flops(2.0 * load.parameters * load.batch_size * load.sequence_length, width)
-        seconds += flops(2.0 * load.parameters * 64 * load.sequence_length, 8) if copied else 0.0
-        seconds += elementwise(512.0 * V, 100e-9, 1000) + flops(2.0 * d * V * (checked + 1024), 8)
-    return seconds
+        terms["passes"] = flops(2.0 * load.parameters * load.batch_size * load.sequence_length, width)
+        terms["oracle"] = elementwise(512.0 * V, 100e-9, 1000) + flops(2.0 * d * V * 1024, 8)
+        terms |= {"copy": flops(2.0 * load.parameters * 64 * load.sequence_length, 8)} if copied else {}
+    return terms
