@@ -80,6 +80,32 @@ def test_counted_positions_equal_a_naive_loop(tokens, bos, eos, newlines, exclud
     assert counted.tolist() == counted_naively(tokens.tolist(), marks, min_position)
 
 
+@given(
+    tokens=hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 4)),
+    bos=st.none() | st.integers(0, 4),
+    eos=st.none() | st.integers(0, 4),
+    min_position=st.integers(0, 3),
+)
+def test_ends_of_documents_count_where_asked_d_defect(tokens, bos, eos, min_position):
+    """D removed every 50256, so ends of documents went with the BOS: told apart by position, by a naive loop."""
+    counted = counted_positions(tokens, bos=bos, eos=eos, exclude_eos=False, min_position=min_position)
+    for sequence, row in zip(tokens.tolist(), counted.tolist(), strict=True):
+        for t in range(len(sequence)):
+            marks = [at in (t, t + 1) and token == bos and (at == 0 or bos != eos) for at, token in enumerate(sequence)]
+            assert row[t] == (min_position <= t < len(sequence) - 1 and not any(marks)), (sequence, t)
+
+
+def test_ends_of_documents_go_by_default_with_the_tokens_before_them_d_defect():
+    """GPT-2's 50256 is BOS and EOS: positions 4 (the EOS is its target) and 5 (EOS), and nothing else, differ."""
+    tokens = np.array([[50256, 11, 12, 13, 14, 50256, 15, 16, 17]])
+    left_out, kept = (
+        np.flatnonzero(counted_positions(tokens, bos=50256, eos=50256, exclude_eos=switch, min_position=0)[0])
+        for switch in (True, False)
+    )
+    assert left_out.tolist() == [1, 2, 3, 6, 7]
+    assert kept.tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_a_clean_sequence_of_256_gives_252_rows():
     """The published count: positions 3 to 254."""
     counted = counted_positions(np.full((1, 256), 9), bos=BOS, eos=EOS)
@@ -230,6 +256,21 @@ def test_no_bos_where_the_tokenizer_has_none(qwen2, gpt2, tmp_path):
         tokenize_text(documents=path, output=tmp_path / "x.parquet", model=qwen2, text=spec(bos="always"), seed=1)
     tokenize_text(documents=path, output=tmp_path / "n.parquet", model=gpt2, text=spec(bos="never"), seed=1)
     assert BOS not in np.array(read_table(tmp_path / "n.parquet", "tokens")["tokens"].to_list())
+
+
+def test_what_a_position_sees_does_not_depend_on_what_counts_d_defect(gpt2, tmp_path):
+    """EOS tokens stay in the sequences either way; the table of the rule follows the switch."""
+    path = make(tmp_path / "a.txt", "\n\n".join(f"{WORDS} {n}" for n in range(40)))
+    tables = {}
+    for switch in (True, False):
+        text = spec(exclude_eos=switch)
+        tokenize_text(documents=path, output=tmp_path / "t.parquet", model=gpt2, text=text, seed=1)
+        tables[switch] = read_table(tmp_path / "t.parquet", "tokens")
+    assert tables[True].drop("counted").equals(tables[False].drop("counted"))
+    tokens = tables[True]["tokens"].to_list()
+    assert any(EOS in row for row in tokens)
+    assert tables[True]["counted"].to_list() == counted_naively(tokens, {BOS, EOS}, 3)
+    assert tables[False]["counted"].to_list() == counted_naively(tokens, {BOS}, 3)  # the tiny tokenizer has two marks
 
 
 def test_newlines_are_left_out_where_asked(gpt2, tmp_path):

@@ -40,6 +40,8 @@ class TextSpec:
         bos: "auto" (BOS in front where the tokenizer has one), "always", "never".
         min_position: first position that counts.
         exclude_newline: leave out newline tokens and the tokens before them.
+        exclude_eos: leave out the EOS between documents and the tokens before it; a BOS that opens a sequence is left
+            out either way.
         counts: "text", "demo" or a path: where token counts come from.
         include_padded: let ids that only pad the vocabulary take part in the log-unigram direction.
     """
@@ -60,6 +62,7 @@ class TextSpec:
     bos: str = "auto"
     min_position: int = 3
     exclude_newline: bool = False
+    exclude_eos: bool = True
     counts: str = "text"
     include_padded: bool = False
 

@@ -6,6 +6,11 @@ chunks of characters and tokenises those in parallel: a token that crosses a chu
 fall depends on how much text there is. Here a document's tokens depend on the document alone, and the document of
 every token is known.
 
+Where BOS and EOS are one id (GPT-2's 50256), removing that id from the results removes the ends of documents with the
+BOS (METHODS, D defect). Study A's filter does so, and is what counts by default; `exclude_eos: false` tells the two
+apart by position: the BOS that opens a sequence never counts, an EOS between documents does, with the token before it,
+whose target it is. Either way both stay in the sequence: what a position sees does not depend on what counts.
+
 Texts go in without special tokens. A mark that is spelt out in a text becomes that mark, as in any Hugging Face
 tokenizer, and is then left out by the rule below.
 """
@@ -93,6 +98,7 @@ def tokens_table(
         eos=vocabulary.eos_token_id,
         newline_ids=vocabulary.newline_token_ids,
         exclude_newline=text.exclude_newline,
+        exclude_eos=text.exclude_eos,
         min_position=text.min_position,
     )
     if not counted.any():
@@ -117,15 +123,20 @@ def counted_positions(
     eos: int | None,
     newline_ids: Collection[int] = (),
     exclude_newline: bool = False,
+    exclude_eos: bool = True,
     min_position: int = 3,
 ) -> Bool[np.ndarray, "sequences position"]:
     """Which positions count, for activation statistics and effects alike (METHODS A0).
 
-    A position t counts if min_position <= t < T - 1 and neither its token nor the next one is BOS, EOS or, with
-    `exclude_newline`, a newline. The last position has no next token and never counts.
+    A position t counts if min_position <= t < T - 1 and neither its token nor the next one is BOS, with `exclude_eos`
+    EOS or, with `exclude_newline`, a newline. The last position has no next token and never counts. Without
+    `exclude_eos` an id that is both BOS and EOS is a BOS where it opens a sequence, and an EOS elsewhere.
     """
-    marks = [mark for mark in (bos, eos) if mark is not None] + (list(newline_ids) if exclude_newline else [])
-    excluded = np.isin(tokens, np.asarray(marks, dtype=np.int64))
+    everywhere = set(newline_ids) if exclude_newline else set()
+    everywhere |= {bos, eos} if exclude_eos else {bos} - {eos}
+    excluded = np.isin(tokens, np.asarray(sorted(everywhere - {None}), dtype=np.int64))
+    if bos is not None:
+        excluded[:, :1] |= tokens[:, :1] == bos
     counted = np.zeros(tokens.shape, dtype=bool)
     counted[:, :-1] = ~excluded[:, :-1] & ~excluded[:, 1:]
     counted[:, : max(min_position, 0)] = False
