@@ -27,8 +27,8 @@ rule measure_activations:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -61,8 +61,8 @@ rule ablate_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("ablation"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -92,8 +92,8 @@ rule verify_ablation:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("float64"),
+        runtime=minutes("float64"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -126,8 +126,8 @@ rule summarize_effects:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=memory("tables"),
+        runtime=minutes("tables"),
         gpu=0,
     params:
         code=library("summarize_effects"),
@@ -157,8 +157,8 @@ rule ablate_synthetic:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -199,8 +199,8 @@ rule select_token_frequency:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -240,8 +240,8 @@ rule trace_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

@@ -26,8 +26,8 @@ rule survey_model:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("ablation"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -69,8 +69,8 @@ rule compare_models:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("compare_models"),
@@ -95,8 +95,8 @@ rule draw_emergence:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_emergence"),
@@ -122,8 +122,8 @@ rule draw_models:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_models"),
@@ -147,8 +147,8 @@ rule draw_spectra:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_spectra"),

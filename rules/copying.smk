@@ -23,8 +23,8 @@ rule select_copying_sets:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("select_copying_sets"),
@@ -63,8 +63,8 @@ rule decode_conflicts:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("decoding"),
+        runtime=minutes("decoding"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -102,8 +102,8 @@ rule verify_decoding:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("float64"),
+        runtime=minutes("float64"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -148,8 +148,8 @@ rule score_copying:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=60,
+        mem_mb=small(4000),
+        runtime=small(60),
         gpu=0,
     params:
         code=library("score_copying"),
@@ -183,8 +183,8 @@ rule write_copying_tables:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("write_copying_tables"),
@@ -211,8 +211,8 @@ rule compare_copying:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("compare_copying"),
@@ -243,8 +243,8 @@ rule compare_published_copying:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("compare_published_copying"),

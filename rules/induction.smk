@@ -23,8 +23,8 @@ rule make_repeats:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -55,8 +55,8 @@ rule find_repeats:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -93,8 +93,8 @@ rule measure_induction:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -129,8 +129,8 @@ rule ablate_induction:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -160,8 +160,8 @@ rule score_heads:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -200,8 +200,8 @@ rule ablate_heads:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("layers"),
+        runtime=minutes("layers"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

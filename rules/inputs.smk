@@ -28,8 +28,8 @@ rule make_demo_world:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=small(2000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("make_demo_world"),
@@ -53,8 +53,8 @@ rule train_demo_model:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=small(4000),
+        runtime=small(240),
         gpu=0,
     params:
         code=library("train_demo_model"),
@@ -135,8 +135,8 @@ rule tokenize_text:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=small(2000),
+        runtime=small(60),
         gpu=0,
     params:
         code=library("tokenize_text"),
@@ -163,8 +163,8 @@ rule count_tokens:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=small(2000),
+        runtime=small(60),
         gpu=0,
     params:
         code=library("count_tokens"),

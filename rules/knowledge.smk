@@ -48,8 +48,8 @@ rule read_facts:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("read_facts"),
@@ -76,8 +76,8 @@ rule answer_queries:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("decoding"),
+        runtime=minutes("decoding"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -107,8 +107,8 @@ rule filter_answers:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("filter_answers"),
@@ -139,8 +139,8 @@ rule make_conflicts:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

@@ -22,8 +22,8 @@ rule intervene_layers:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("layers"),
+        runtime=minutes("layers"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -61,8 +61,8 @@ rule measure_lens:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("layers"),
+        runtime=minutes("layers"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -95,8 +95,8 @@ rule measure_local_attention:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -128,8 +128,8 @@ rule score_subjoiners:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -164,8 +164,8 @@ rule count_vocabulary_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -196,8 +196,8 @@ rule score_features:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -228,8 +228,8 @@ rule train_probes:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -268,8 +268,8 @@ rule estimate_stages:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("estimate_stages"),

@@ -21,8 +21,8 @@ rule measure_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -53,8 +53,8 @@ rule select_neurons:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=small(1000),
+        runtime=small(10),
         gpu=0,
     params:
         code=library("select_neurons"),
@@ -81,8 +81,8 @@ rule align_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -108,8 +108,8 @@ rule boost_tokens:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -135,8 +135,8 @@ rule measure_frequency_cosine:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -164,8 +164,8 @@ rule compare_published:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

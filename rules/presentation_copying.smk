@@ -21,8 +21,8 @@ rule draw_class_counts:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_class_counts"),
@@ -46,8 +46,8 @@ rule draw_transition_scores:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_transition_scores"),
@@ -72,8 +72,8 @@ rule draw_conversion_ratios:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_conversion_ratios"),
@@ -98,8 +98,8 @@ rule draw_copying_bars:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_copying_bars"),
@@ -122,8 +122,8 @@ rule draw_transition_matrix:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_transition_matrix"),
@@ -147,8 +147,8 @@ rule draw_copying_doses:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_copying_doses"),
@@ -171,8 +171,8 @@ rule draw_copying_relations:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_copying_relations"),
@@ -197,8 +197,8 @@ rule draw_flips:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_flips"),
@@ -222,8 +222,8 @@ rule draw_published_copying:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_published_copying"),
@@ -249,8 +249,8 @@ rule draw_activation_densities:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_activation_densities"),
@@ -280,8 +280,8 @@ rule draw_decision_boundaries:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_decision_boundaries"),
@@ -308,8 +308,8 @@ rule draw_log_ratio_changes:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_log_ratio_changes"),

@@ -20,8 +20,8 @@ rule draw_interventions:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_interventions"),
@@ -45,8 +45,8 @@ rule draw_swap_matrix:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_swap_matrix"),
@@ -70,8 +70,8 @@ rule draw_lens:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_lens"),
@@ -94,8 +94,8 @@ rule draw_lens_tokens:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_lens_tokens"),
@@ -119,8 +119,8 @@ rule draw_local_attention:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_local_attention"),
@@ -143,8 +143,8 @@ rule draw_subjoiners:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_subjoiners"),
@@ -167,8 +167,8 @@ rule draw_subjoiner_examples:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_subjoiner_examples"),
@@ -190,8 +190,8 @@ rule draw_probes:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_probes"),
@@ -222,8 +222,8 @@ rule draw_stages:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_stages"),
@@ -249,8 +249,8 @@ rule draw_layer_neuron_counts:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_layer_neuron_counts"),
@@ -275,8 +275,8 @@ rule draw_strongest_neurons:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_strongest_neurons"),
@@ -301,8 +301,8 @@ rule draw_feature_neurons:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_feature_neurons"),

@@ -19,8 +19,8 @@ rule draw_unigram_kl:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_unigram_kl"),
@@ -48,8 +48,8 @@ rule draw_token_frequency:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_token_frequency"),
@@ -74,8 +74,8 @@ rule draw_token_effects:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_token_effects"),
@@ -103,8 +103,8 @@ rule draw_example_passage:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_example_passage"),
@@ -129,8 +129,8 @@ rule draw_dose_response:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_dose_response"),
@@ -154,8 +154,8 @@ rule draw_temperature:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_temperature"),
@@ -180,8 +180,8 @@ rule draw_calibration:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_calibration"),
@@ -204,8 +204,8 @@ rule draw_reference_kl:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_reference_kl"),

@@ -23,8 +23,8 @@ rule draw_selected_neurons:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_selected_neurons"),
@@ -50,8 +50,8 @@ rule draw_norm_logitvar_layers:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_norm_logitvar_layers"),
@@ -77,8 +77,8 @@ rule draw_layer_trends:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_layer_trends"),
@@ -103,8 +103,8 @@ rule draw_norm_distributions:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=30,
+        mem_mb=small(4000),
+        runtime=small(30),
         gpu=0,
     params:
         code=library("draw_norm_distributions"),

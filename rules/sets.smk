@@ -27,8 +27,8 @@ rule ablate_sets:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -66,8 +66,8 @@ rule clamp_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("ablation"),
+        runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -102,8 +102,8 @@ rule measure_reference_kl:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=COMPUTE["memory_mb"],
-        runtime=COMPUTE["runtime_minutes"],
+        mem_mb=memory("forward", both_models),
+        runtime=minutes("forward", both_models),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Sizes:
 
     Attributes:
         window: keys that a query of a layer with local attention sees; None where all layers see everything.
+        parameters: of the whole model, where a configuration gives them; config.json never does.
     """
 
     d_model: int | None
@@ -30,6 +31,7 @@ class Sizes:
     n_ctx: int | None = None
     window: int | None = None
     d_vocab: int | None = None
+    parameters: int | None = None
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> int | None:
@@ -54,6 +56,27 @@ def read_sizes(directory: Path) -> Sizes:
         _first(config, "sliding_window", "attention_chunk_size") if config.get("use_sliding_window", True) else None,
         _first(config, "vocab_size"),
     )
+
+
+def planned_sizes(directory: Path, planned: Mapping[str, int]) -> Sizes:
+    """Sizes of a model that may not be here yet.
+
+    Args:
+        directory: where its files lie, or will lie.
+        planned: `models.<name>.size` of the configuration; it fills in what config.json leaves open, and all of it
+            until that is there.
+    """
+    found = read_sizes(directory) if (directory / "config.json").is_file() else Sizes(None, None, None)
+    missing = {key: value for key, value in planned.items() if getattr(found, key) is None}
+    return replace(found, **missing)
+
+
+def estimated_parameters(sizes: Sizes) -> int | None:
+    """Parameters as the sizes suggest: full attention, a gated MLP, an unembedding of its own; too many at worst."""
+    if None in (sizes.d_model, sizes.n_layers, sizes.d_mlp, sizes.d_vocab):
+        return None
+    d = sizes.d_model
+    return sizes.n_layers * (4 * d * d + 3 * d * sizes.d_mlp) + 2 * sizes.d_vocab * d
 
 
 def check_sizes(

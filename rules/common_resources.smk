@@ -1,0 +1,115 @@
+"""What jobs ask for: memory, time and GPUs, planned from the sizes of their model and of what it reads.
+
+Needs: the look-ups of `common.smk`. Makes nothing. The arithmetic is in neuronlab/resource_plan.py and explained in
+docs/scale.md; `compute.memory_mb` and `compute.runtime_minutes` are the least that a model job asks for. Every further
+attempt asks for more, so that a job that was stopped for its memory or time gets through with `--retries`.
+"""
+
+from functools import cache
+
+from neuronlab.model_sizes import estimated_parameters, planned_sizes
+from neuronlab.resource_plan import Load
+from neuronlab.resource_plan import plan as plan_resources
+
+MEMORY_GROWTH, RUNTIME_GROWTH = 2.0, 1.5  # per attempt
+BYTES_PER_WEIGHT = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+PROMPT_TOKENS = 32
+PARAREL_SIZE = 5000  # facts
+COUNTER_OBJECTS = 3  # per fact
+
+
+@cache
+def sizes_of(model):
+    """Sizes of a model: its config.json's where that is there, the configured ones until then."""
+    spec = ModelSpec(**model_spec(as_model(model)))
+    return planned_sizes(
+        model_directory(spec), config["models"][base_model(model)].get("size", {})
+    )
+
+
+def changes_per_token(kind, sizes):
+    """How many changes of the model every token sees, as `resource_plan.Load.replacements` counts them."""
+    if kind == "decoding":
+        study = config["context_copying"]
+        controls = sum(
+            study["controls"][name] for name in ("uniform", "norm_matched", "synthetic")
+        )
+        sets = len(config["selections"]) + 2  # and those chosen by effects
+        return sets * (controls + len(study["replacements"]))
+    if kind == "layers":
+        return sizes.n_layers * len(config["stages_of_inference"]["interventions"])
+    return len(config["ablation"]["replacements"])
+
+
+def load_of(kind, model, wildcards):
+    """What a job has to do, as `resource_plan.plan` takes it; None where sizes are unknown."""
+    sizes = sizes_of(model)
+    if estimated_parameters(sizes) is None:
+        return None
+    text = config["texts"].get(getattr(wildcards, "text", None), {})
+    facts = config["facts"].get(getattr(wildcards, "facts", None))
+    prompts = COUNTER_OBJECTS * (facts.get("max_facts") or PARAREL_SIZE) if facts else 0
+    return Load(
+        parameters=sizes.parameters or estimated_parameters(sizes),
+        d_model=sizes.d_model,
+        n_layers=sizes.n_layers,
+        d_mlp=sizes.d_mlp,
+        d_vocab=sizes.d_vocab,
+        bytes_per_weight=BYTES_PER_WEIGHT[config["models"][base_model(model)]["dtype"]],
+        sequences=prompts or text.get("sequences", 1),
+        sequence_length=PROMPT_TOKENS if facts else text.get("sequence_length", 256),
+        shards=COMPUTE["shards"] if hasattr(wildcards, "shard") else 1,
+        replacements=changes_per_token(kind, sizes),
+        neurons_per_tile=COMPUTE["neurons_per_tile"],
+        tokens_per_chunk=COMPUTE["tokens_per_chunk"],
+        batch_size=COMPUTE["batch_size"],
+        gpus=COMPUTE["gpus_per_job"],
+        threads=COMPUTE["threads"],
+    )
+
+
+def planned(kind, wildcards, models=None):
+    """The plan of a job of this kind, of the larger model where several are loaded; None where sizes are unknown."""
+    loads = [load_of(kind, name, wildcards) for name in models or [wildcards.model]]
+    known = [
+        plan_resources(kind, load, float64_limit_mb=COMPUTE["memory_mb"])
+        for load in loads
+        if load
+    ]
+    return max(known, key=lambda plan: plan.memory_mb, default=None)
+
+
+def both_models(wildcards):
+    """A model and the larger one that it is compared with."""
+    reference = reference_model(wildcards)
+    return [wildcards.model, *([reference] if reference else [])]
+
+
+def memory(kind, models=None):
+    """Memory in MB of a rule's jobs, by wildcards and attempt.
+
+    `kind` is one of `resource_plan.KINDS`; `models` lists the models that a job loads, by default its own.
+    """
+
+    def mem_mb(wildcards, attempt):
+        plan = planned(kind, wildcards, models and models(wildcards))
+        least = max(COMPUTE["memory_mb"], plan.memory_mb if plan else 0)
+        return round(least * MEMORY_GROWTH ** (attempt - 1))
+
+    return mem_mb
+
+
+def minutes(kind, models=None):
+    """Runtime in minutes of a rule's jobs, likewise."""
+
+    def runtime(wildcards, attempt):
+        plan = planned(kind, wildcards, models and models(wildcards))
+        least = max(COMPUTE["runtime_minutes"], plan.minutes if plan else 0)
+        return round(least * RUNTIME_GROWTH ** (attempt - 1))
+
+    return runtime
+
+
+def small(amount):
+    """Memory in MB or runtime in minutes of jobs that load no model: a fixed amount, twice as much with every attempt."""
+    return lambda wildcards, attempt: round(amount * 2 ** (attempt - 1))
