@@ -14,6 +14,7 @@ if (
 
 
 include: "rules/common.smk"
+include: "rules/common_resources.smk"
 include: "rules/targets.smk"
 include: "rules/inputs.smk"
 include: "rules/neurons.smk"
