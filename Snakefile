@@ -34,6 +34,7 @@ include: "rules/common_layers.smk"
 include: "rules/layers.smk"
 include: "rules/presentation_layers.smk"
 include: "rules/presentation_overlays.smk"
+include: "rules/preflight.smk"
 
 
 report: "rules/captions/workflow.rst"

@@ -26,18 +26,13 @@ from neuronlab.configuration import (
 )
 from neuronlab.configuration_copying import check_copying
 from neuronlab.configuration_extends import extended
-from neuronlab.configuration_stages import check_stages, check_swaps
+from neuronlab.configuration_stages import check_stages
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
 from neuronlab.model_files import model_directory
-from neuronlab.model_sizes import (
-    check_context,
-    check_induction,
-    check_reference,
-    check_sizes,
-    read_sizes,
-)
+from neuronlab.model_demands import check_demands
+from neuronlab.model_sizes import check_reference
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
 from neuronlab.prompt_templates import shown_filters
 from neuronlab.published_models import (
@@ -152,6 +147,17 @@ def texts_of(model):
     return sorted(read | set(study["texts"] if model in study["models"] else []))
 
 
+def model_demands(wildcards):
+    """What `model_demands.check_demands` compares a model's sizes with, beside the configuration."""
+    return {
+        "model": wildcards.model,
+        "null_space_k": null_space_k(wildcards),
+        "k_key": null_space_key(wildcards),
+        "selections": selections_of(wildcards),
+        "texts": texts_of(wildcards.model),
+    }
+
+
 def model_files(wildcards):
     """The files that a model consists of; a fetched model is represented by its manifest."""
     spec = ModelSpec(**model_spec(wildcards))
@@ -159,38 +165,7 @@ def model_files(wildcards):
         fetched = spec.source == "hub"
         files = [f"{spec.path}/manifest.json"] if fetched else list_model_files(spec)
         if not fetched or Path(files[0]).is_file():
-            sizes = read_sizes(model_directory(spec))
-            check_context(
-                sizes,
-                where=spec.where,
-                sequence_lengths={
-                    text: config["texts"][text]["sequence_length"]
-                    for text in texts_of(wildcards.model)
-                },
-            )
-            if wildcards.model in config["stages_of_inference"]["models"]:
-                check_swaps(sizes, config, spec.where)
-            study = config["confidence_regulation"]
-            if wildcards.model in study["models"]:
-                check_induction(
-                    sizes,
-                    config["induction"],
-                    where=spec.where,
-                    parts=study["parts"],
-                    sequence_lengths={
-                        text: config["texts"][text]["sequence_length"]
-                        for text in study["texts"]
-                    },
-                )
-            check_sizes(
-                sizes,
-                where=spec.where,
-                null_space_k=null_space_k(wildcards),
-                k_key=null_space_key(wildcards),
-                selections=selections_of(wildcards),
-                control_sets=config["controls"]["sets"],
-                statistics_layers=config["ablation"]["statistics_layers"],
-            )
+            check_demands(model_directory(spec), config, **model_demands(wildcards))
         return files
     except (ModelError, ConfigError) as error:
         raise WorkflowError(str(error)) from None

@@ -77,7 +77,7 @@ class FakeHub:
             siblings.append(SimpleNamespace(rfilename=str(file.relative_to(self.directory)), lfs=lfs))
         return SimpleNamespace(sha=COMMIT, siblings=siblings)
 
-    def dataset_info(self, name, *, revision):
+    def dataset_info(self, name, *, revision, files_metadata=False):
         self._fail("dataset_info")
         return SimpleNamespace(sha=COMMIT)
 

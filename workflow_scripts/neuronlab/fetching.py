@@ -62,6 +62,10 @@ class FetchError(ValueError):
     """A download that cannot be made; the message names the config key, the reason and the remedy."""
 
 
+class HubUnreachable(FetchError):
+    """No network, or none allowed: whatever else is asked of the hub will fail likewise."""
+
+
 def fetch_model(*, model: ModelSpec, manifest: str | Path) -> None:
     """Rule `fetch_model`: one model at its revision, with a manifest; files already there are used if they are whole.
 
@@ -76,21 +80,18 @@ def fetch_model(*, model: ModelSpec, manifest: str | Path) -> None:
         ModelError: config.json names an architecture that is not supported; seen before the weights are fetched.
     """
     name, target = _required(model.name, f"{model.where}.name"), Path(manifest).parent
-    with _clear_errors(model.where, name, model.revision):
-        api = HfApi()
-        api.auth_check(name)
-        info = api.model_info(name, revision=model.revision, files_metadata=True)
-    names = _wanted_files([sibling.rfilename for sibling in info.siblings or []], model)
+    info = look_up_model(model)
+    names = wanted_files([sibling.rfilename for sibling in info.siblings or []], model)
     published = {sibling.rfilename: sibling for sibling in info.siblings or []}
     hashes = {file: published[file].lfs.sha256 for file in names if published[file].lfs is not None}
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _download(model, name, info.sha, ["config.json"], temporary)
+        download(model, name, info.sha, ["config.json"], temporary)
         check_model_config(temporary, model.where)
         _keep_whole_files(target, temporary, hashes)
         missing = [file for file in names if not (temporary / file).is_file()]
-        _download(model, name, info.sha, missing, temporary)
+        download(model, name, info.sha, missing, temporary)
         shutil.rmtree(temporary / ".cache", ignore_errors=True)  # the hub's bookkeeping
         files = {file: file_record(temporary / file) for file in tqdm(names, desc="sha256", disable=None)}
         for file, expected in hashes.items():
@@ -121,12 +122,9 @@ def fetch_text(
     from datasets import load_dataset  # seconds to import, wanted only here
 
     name = _required(text.name, f"{text.where}.name")
-    with _clear_errors(text.where, name, text.revision):
-        api = HfApi()
-        api.auth_check(name, repo_type="dataset")
-        commit = api.dataset_info(name, revision=text.revision).sha
+    commit = look_up_text(text).sha
     streaming = text.max_documents is not None
-    with _clear_errors(text.where, name, text.revision):
+    with clear_errors(text.where, name, text.revision):
         rows = load_dataset(name, text.subset, split=text.split, revision=commit, streaming=streaming)
         found = list(islice(_texts(rows, text), text.max_documents))
     if not found:
@@ -141,6 +139,32 @@ def fetch_text(
     record["files"] = {Path(documents).name: file_record(Path(documents))}
     record |= {"text": {key: value for key, value in asdict(text).items() if key in ("subset", "split", "column")}}
     _write_json(Path(manifest), record)
+
+
+def look_up_model(model: ModelSpec) -> Any:
+    """What the hub says of a model at its revision, access checked: commit (`sha`), files with sizes (`siblings`).
+
+    Raises:
+        FetchError: no access, no such model or revision; HubUnreachable without a network.
+    """
+    name = _required(model.name, f"{model.where}.name")
+    with clear_errors(model.where, name, model.revision):
+        api = HfApi()
+        api.auth_check(name)
+        return api.model_info(name, revision=model.revision, files_metadata=True)
+
+
+def look_up_text(text: TextSpec, *, files: bool = False) -> Any:
+    """What the hub says of a data set at its revision, likewise; sizes only with `files` (some have thousands).
+
+    Raises:
+        FetchError: as for a model.
+    """
+    name = _required(text.name, f"{text.where}.name")
+    with clear_errors(text.where, name, text.revision):
+        api = HfApi()
+        api.auth_check(name, repo_type="dataset")
+        return api.dataset_info(name, revision=text.revision, files_metadata=files)
 
 
 def _texts(rows: Any, text: TextSpec) -> Iterator[str]:
@@ -164,7 +188,7 @@ def _required(value: str | None, where: str) -> str:
     return value
 
 
-def _wanted_files(names: list[str], model: ModelSpec) -> list[str]:
+def wanted_files(names: list[str], model: ModelSpec) -> list[str]:
     """Files to fetch: configuration, tokenizer, one set of weights; never other formats or copies in sub-folders.
 
     Raises:
@@ -191,10 +215,15 @@ def _wanted_files(names: list[str], model: ModelSpec) -> list[str]:
     return sorted(small | set(weights))
 
 
-def _download(model: ModelSpec, name: str, commit: str, files: list[str], directory: Path) -> None:
+def download(model: ModelSpec, name: str, commit: str, files: list[str], directory: Path) -> None:
+    """Fetch some files of a model at a commit.
+
+    Raises:
+        FetchError: as `look_up_model`, or if a file did not arrive.
+    """
     if not files:
         return
-    with _clear_errors(model.where, name, model.revision):
+    with clear_errors(model.where, name, model.revision):
         snapshot_download(name, revision=commit, allow_patterns=files, local_dir=directory)
     absent = [file for file in files if not (directory / file).is_file()]
     if absent:
@@ -232,7 +261,7 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _clear_errors(where: str, name: str, revision: str | None) -> Iterator[None]:
+def clear_errors(where: str, name: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's libraries raise into a `FetchError` that says what to do."""
     try:
         yield
@@ -254,7 +283,7 @@ def _clear_errors(where: str, name: str, revision: str | None) -> Iterator[None]
             f"https://huggingface.co/{name} lists"
         ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise FetchError(_offline(where, name)) from error
+        raise HubUnreachable(_offline(where, name)) from error
     except HFValidationError as error:
         raise FetchError(f"{where}.name: '{name}' is no name on the hub ({error}); write owner/name") from error
     except HfHubHTTPError as error:
@@ -265,7 +294,7 @@ def _clear_errors(where: str, name: str, revision: str | None) -> Iterator[None]
         # Unreachable hosts come as one of several HTTP libraries' own errors; `datasets` raises ValueErrors for
         # unknown subsets and splits whose messages list the known ones.
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in NETWORK_ERRORS:
-            raise FetchError(_offline(where, name)) from error
+            raise HubUnreachable(_offline(where, name)) from error
         if isinstance(error, ValueError | FileNotFoundError):
             raise FetchError(f"{where}: '{name}' cannot be read: {error}") from error
         raise

@@ -8,6 +8,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 from neuronlab.fact_files import FactError
@@ -74,9 +75,9 @@ def url(source: Source, host: str = HOST) -> str:
 
 def _content(source: Source, path: Path, host: str, where: str) -> bytes:
     """A file's checked content: what lies at `path`, if that is it, else a download."""
-    if path.is_file() and hashlib.sha256(content := path.read_bytes()).hexdigest() == source.sha256:
-        return content
-    content = _download(url(source, host), where)
+    if _is_whole(path, source):
+        return path.read_bytes()
+    content, _ = _ask(url(source, host), where)
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
         raise FactError(
@@ -86,10 +87,28 @@ def _content(source: Source, path: Path, host: str, where: str) -> bytes:
     return content
 
 
-def _download(address: str, where: str) -> bytes:
+def bytes_to_fetch(key: str, facts: str | Path, relations: str | Path, host: str = HOST) -> int:
+    """Bytes of the files that are not there yet, as the server announces them; nothing is downloaded.
+
+    Raises:
+        FactError: no network, or no such file.
+    """
+    total = 0
+    for source, path in ((FACTS, Path(facts)), (RELATIONS, Path(relations))):
+        if not _is_whole(path, source):
+            total += int(_ask(url(source, host), f"facts.{key}", "HEAD")[1].get("Content-Length") or 0)
+    return total
+
+
+def _is_whole(path: Path, source: Source) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256
+
+
+def _ask(address: str, where: str, method: str = "GET") -> tuple[bytes, Message]:
+    """Content and headers of a server's answer."""
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-            return answer.read()
+        with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=TIMEOUT) as answer:
+            return answer.read(), answer.headers
     except urllib.error.HTTPError as error:
         reason = "there is no such file any more" if error.code == 404 else f"the server answers {error.code}"
         raise FactError(f"{where}: '{address}' cannot be fetched: {reason}; try later, {_otherwise(where)}") from error

@@ -30,6 +30,16 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# Architectures that the tests run. Others are tried, with the checks of `model_checks`.
+TESTED_ARCHITECTURES = (
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "PhiForCausalLM",
+    "Qwen2ForCausalLM",
+    "Gemma2ForCausalLM",
+)
 # Keys of config.json that give a number of experts, by family (Mixtral, Qwen MoE and OLMoE, DeepSeek, ...).
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
@@ -48,22 +49,18 @@ from neuronlab.model_checks import (
     make_norms_exact,
     make_softmax_exact,
 )
-from neuronlab.model_files import DTYPES, ModelError, ModelSpec, check_model_directory, model_directory
+from neuronlab.model_files import (
+    DTYPES,
+    TESTED_ARCHITECTURES,
+    ModelError,
+    ModelSpec,
+    check_model_directory,
+    model_directory,
+)
 from neuronlab.readout import Readout, fold
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["FinalState", "HookError", "Model", "ModelError", "ModelSpec", "load_model"]
-
-# Architectures that the tests run. Others are tried, with the checks of `model_checks`.
-TESTED_ARCHITECTURES = (
-    "GPT2LMHeadModel",
-    "GPTNeoXForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "PhiForCausalLM",
-    "Qwen2ForCausalLM",
-    "Gemma2ForCausalLM",
-)
 
 Replacement = tuple[int, "int | Sequence[int]", "float | Tensor"]
 
@@ -81,6 +78,11 @@ class FinalState:
     residual: Float[Tensor, "batch position d"]
     activations: Float[Tensor, "batch position neurons"]
     mlp_out: Float[Tensor, "batch position d"] | None = None
+
+
+def is_supported(architecture: str) -> bool:
+    """Whether TransformerLens knows an architecture, by the name that config.json gives it."""
+    return architecture in SUPPORTED_ARCHITECTURES
 
 
 def load_model(spec: ModelSpec) -> Model:
@@ -230,12 +232,21 @@ class Model:
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "batch position"]) -> FinalState:
         """One forward pass: input of the final norm and the last layer's activations. Logits are not computed."""
+        return self.run_with_activations(tokens, ())[0]
+
+    @torch.no_grad()
+    def run_with_activations(
+        self, tokens: Int[Tensor, "batch position"], layers: Iterable[int]
+    ) -> tuple[FinalState, dict[int, Float[Tensor, "batch position neurons"]]]:
+        """What `run` and `activations` give, from one forward pass."""
         last = self.n_layers - 1
         names = [FINAL_RESIDUAL, post_activation(last)]
         if self.has_post_mlp_norm:
             names.append(mlp_out_before_norm(last))
-        caught = self._caught(tokens, names)
-        return FinalState(*(caught[name] for name in names))
+        wanted = {layer: post_activation(self._layer(layer)) for layer in layers}
+        caught = self._caught(tokens, list(dict.fromkeys([*names, *wanted.values()])))
+        state = FinalState(*(caught[name] for name in names))
+        return state, {layer: caught[name] for layer, name in wanted.items()}
 
     @torch.no_grad()
     def activations(

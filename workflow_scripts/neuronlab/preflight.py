@@ -1,0 +1,154 @@
+"""Rule `preflight`: what can go wrong with models, texts, facts and disk, found out before anything is queued.
+
+Every model, text and knowledge base that the studies name is looked at; all problems are listed at the end, not only
+the first one. Nothing is downloaded but the config.json of models that are still to be fetched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import disable_progress_bars
+
+from neuronlab.documents import TextSpec
+from neuronlab.fetching import HubUnreachable
+from neuronlab.model_demands import check_demands
+from neuronlab.model_files import ModelSpec
+from neuronlab.preflight_models import Finding, Hub, check_model
+from neuronlab.preflight_texts import check_facts, check_text
+from neuronlab.used_inputs import unused_models
+
+LOOK_UPS = 8  # questions to the hub at a time
+# Bytes on disk, measured on the default run: of a row of effects (document, neuron, replacement) and of a traced effect
+# (token, neuron); documents that a sequence touches, traced neurons; everything else of a model on a text.
+EFFECT_BYTES, TRACE_BYTES = 230, 115
+DOCUMENTS_PER_SEQUENCE, TRACED = 2.5, 110
+OTHER_BYTES = 20_000_000
+UNKNOWN_D_MLP = 16384
+UNREACHABLE = "hub unreachable"
+
+
+class PreflightError(ValueError):
+    """Something is in the way; the message lists everything that is."""
+
+
+def preflight(
+    *,
+    models: Sequence[ModelSpec],
+    demands: Mapping[str, Mapping[str, Any]],
+    texts: Sequence[TextSpec],
+    facts: Mapping[str, Sequence[str]],
+    config: Mapping[str, Any],
+    inputs: str | Path,
+) -> None:
+    """Print a table of all that is named and what is to be fetched; then fail if there are problems.
+
+    Args:
+        models: models, with revisions.
+        demands: for each of them, what `check_demands` takes beside the configuration.
+        facts: the files of each knowledge base.
+        config: the whole configuration.
+        inputs: the folder that models and texts are fetched to; it need not exist.
+
+    Raises:
+        PreflightError: with every problem.
+    """
+    inputs, hub = Path(inputs), Hub()
+    looks: list[tuple[Finding, Callable[[], Finding]]] = []
+    for model in models:
+        planned = config["models"][model.key.split("@")[0]].get("size", {})
+        fits = partial(check_demands, config=config, **demands[model.key])
+        looks.append((Finding("model", model.key, model.revision), partial(check_model, model, planned, fits, hub)))
+    for text in texts:
+        folder = inputs / "texts" / text.key
+        looks.append((Finding("text", text.key, text.revision), partial(check_text, text, folder, hub)))
+    found = look_at_all(looks)
+    found += [check_facts(key, config["facts"][key], files) for key, files in facts.items()]
+    print(table(found))
+    if unused := unused_models(config):
+        print(f"Not looked at, because no study or comparison names them: {', '.join(unused)}")
+    for note in dict.fromkeys(note for finding in found for note in finding.notes):
+        print(f"Note: {note}")
+    problems = [problem for finding in found for problem in finding.problems]
+    problems += [*unreachable(found, hub), *disk_problems(found, config, inputs)]
+    if problems:
+        listed = "".join(f"\n{number:>3}. {problem}" for number, problem in enumerate(dict.fromkeys(problems), 1))
+        raise PreflightError(f"this is in the way:{listed}")
+    print("Nothing is in the way.")
+
+
+def look_at_all(looks: Sequence[tuple[Finding, Callable[[], Finding]]]) -> list[Finding]:
+    """Findings in the order of the looks; beside each look, what is found where the hub cannot be reached."""
+
+    def look(item: tuple[Finding, Callable[[], Finding]]) -> Finding:
+        nothing, call = item
+        try:
+            return call()
+        except HubUnreachable:
+            return replace(nothing, fetch=None, verdict=UNREACHABLE)
+
+    disable_progress_bars()  # one for each config.json
+    with ThreadPoolExecutor(LOOK_UPS) as pool:
+        return [*map(look, looks[:1]), *pool.map(look, looks[1:])]  # the first alone: one time-out is enough
+
+
+def unreachable(found: Sequence[Finding], hub: Hub) -> list[str]:
+    """What to say of a hub that could not be reached: one problem, however many models it is about."""
+    if not hub.unreachable:
+        return []
+    names = [f"{finding.kind}s.{finding.name}" for finding in found if finding.verdict == UNREACHABLE]
+    return [f"{hub.unreachable}. Not looked at for this reason: {', '.join(names)}"]
+
+
+def disk_problems(found: Sequence[Finding], config: Mapping[str, Any], inputs: Path) -> list[str]:
+    """Free disk against what is to be fetched and what results may take, and whether files can be written at all."""
+    place = next(path for path in (inputs, *inputs.parents) if path.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        return [f"'{place.resolve()}' cannot be written to ({error.strerror}); run the workflow in a folder of yours"]
+    fetch = sum(finding.fetch or 0 for finding in found if finding.kind != "text")  # texts pass through the hub's cache
+    results, free = results_bytes(found, config), shutil.disk_usage(place).free
+    sentence = (
+        f"{fetch / 1e9:.2f} GB are to be fetched and results may take {results / 1e9:.2f} GB; "
+        f"'{place.resolve()}' has {free / 1e9:.2f} GB free"
+    )
+    if fetch + results > free:
+        return [f"disk: {sentence}: make room, or run the workflow on another disk (--directory)"]
+    print(f"Disk: {sentence}.")
+    return []
+
+
+def results_bytes(found: Sequence[Finding], config: Mapping[str, Any]) -> int:
+    """About what the results of all studies take, by the sizes of the tables that outgrow all others."""
+    d_mlp = {finding.name: finding.d_mlp for finding in found if finding.kind == "model"}
+    study, replacements = config["confidence_regulation"], len(config["ablation"]["replacements"])
+    total = OTHER_BYTES * len(d_mlp)
+    for model in study["models"]:
+        for text in study["texts"]:
+            sequences, length = (config["texts"][text][key] for key in ("sequences", "sequence_length"))
+            effects = DOCUMENTS_PER_SEQUENCE * sequences * (d_mlp.get(model) or UNKNOWN_D_MLP) * replacements
+            total += int(effects * EFFECT_BYTES + sequences * length * TRACED * TRACE_BYTES)
+    return total
+
+
+def table(found: Sequence[Finding]) -> str:
+    """One line for each finding, in columns."""
+    rows = [("", "name", "revision", "commit", "GB to fetch", "verdict")]
+    for finding in found:
+        verdict = f"{len(finding.problems)} in the way" if finding.problems else finding.verdict
+        fetch = "?" if finding.fetch is None else f"{finding.fetch / 1e9:.2f}" if finding.fetch else "-"
+        revision, commit = (finding.revision or "-")[:16], (finding.commit or "-")[:12]
+        rows.append((finding.kind, finding.name.split("@")[0], revision, commit, fetch, verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,204 @@
+"""What can be said of a model before its weights are there: access, commit, bytes, architecture, sizes.
+
+Of a model on the hub nothing but config.json is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_token
+
+from neuronlab.fetching import HubUnreachable, download, look_up_model, wanted_files
+from neuronlab.model_dimensions import config_dimensions
+from neuronlab.model_files import (
+    MANIFEST,
+    TESTED_ARCHITECTURES,
+    ModelError,
+    ModelSpec,
+    check_manifest,
+    check_model_config,
+    model_directory,
+    model_files,
+)
+
+PARAMETERS_TOLERANCE = 0.3  # files of older models hold buffers besides: GPT-2's by 10 %, Pythia's by 25 %
+# Keys of `models.<name>.size`, and what `model_dimensions` calls them.
+SIZES = {"d_model": "d_model", "n_layers": "layers", "d_mlp": "d_mlp", "d_vocab": "vocabulary"}
+
+
+@dataclass
+class Finding:
+    """What was found out about one model, text or knowledge base.
+
+    Attributes:
+        kind: "model", "text" or "facts".
+        fetch: bytes still to be fetched; None where that is unknown.
+        verdict: in a few words; problems go before it.
+        problems: what would stop the workflow, each with key and remedy.
+        notes: what deserves a look.
+        d_mlp: neurons per layer, if known.
+    """
+
+    kind: str
+    name: str
+    revision: str | None = None
+    commit: str | None = None
+    fetch: int | None = 0
+    verdict: str = "ok"
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    d_mlp: int | None = None
+
+    def check(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What `call` returns; an error about the user's input becomes a problem, and None comes back."""
+        try:
+            return call(*arguments, **options)
+        except HubUnreachable:
+            raise
+        except (ValueError, OSError) as error:
+            self.problems.append(str(error).removeprefix("configuration: "))
+            return None
+
+
+class Hub:
+    """The hub, asked until it proves unreachable: every further question might wait for seconds."""
+
+    def __init__(self) -> None:
+        self.unreachable: str | None = None
+
+    def ask(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What `call` returns.
+
+        Raises:
+            HubUnreachable: by this call, or since an earlier one.
+            FetchError: what else the hub has against it.
+        """
+        if self.unreachable:
+            raise HubUnreachable(self.unreachable)
+        try:
+            return call(*arguments, **options)
+        except HubUnreachable as error:
+            self.unreachable = str(error)
+            raise
+
+
+def check_model(spec: ModelSpec, planned: Mapping[str, int], fits: Callable[[Path], None], hub: Hub) -> Finding:
+    """Look at one model, wherever it is.
+
+    Args:
+        planned: `models.<name>.size` of the configuration.
+        fits: raises a ValueError if a model with the config.json of a directory cannot do what is asked of it.
+
+    Raises:
+        HubUnreachable: it is to be fetched, and there is no network.
+    """
+    found = Finding("model", spec.key, spec.revision)
+    if spec.trust_remote_code:
+        found.notes.append(f"{spec.where}.trust_remote_code is on: code that comes with '{spec.name}' will be run")
+    if spec.source == "hub":
+        _check_hub_model(found, spec, planned, fits, hub)
+    elif found.check(model_files, spec) is not None:
+        _check_config(found, spec, model_directory(spec), planned, None, fits)
+    return found
+
+
+def fetched_commit(spec: ModelSpec) -> str | None:
+    """Commit of a model that `fetch_model` has fetched whole, at the name and revision asked for; None without one."""
+    path = model_directory(spec)
+    try:
+        record = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        check_manifest(path, spec.where)
+    except (OSError, ValueError):
+        return None
+    return record["commit"] if (record["name"], record["revision"]) == (spec.name, spec.revision) else None
+
+
+def _check_hub_model(
+    found: Finding, spec: ModelSpec, planned: Mapping[str, int], fits: Callable[[Path], None], hub: Hub
+) -> None:
+    found.commit = fetched_commit(spec)
+    if found.commit:
+        found.verdict = "is here"
+        _check_config(found, spec, model_directory(spec), planned, None, fits)
+        return
+    found.fetch, found.verdict = None, "can be fetched"
+    info = found.check(hub.ask, look_up_model, spec)
+    if info is None:
+        found.problems[-1] += token_hint(found.problems[-1])
+        return
+    found.commit = info.sha
+    if not re.fullmatch(r"[0-9a-f]{40}", spec.revision or ""):
+        found.notes.append(
+            f"{spec.where}.revision: '{spec.revision}' may move; it stands for {info.sha} now: write that to pin it"
+        )
+    sizes = {sibling.rfilename: getattr(sibling, "size", None) for sibling in info.siblings or []}
+    names = found.check(wanted_files, list(sizes), spec)
+    if names is not None:
+        found.fetch = sum(sizes[name] or 0 for name in names)
+        if not any(name.endswith(".safetensors") for name in names):
+            found.notes.append(f"{spec.where}: '{spec.name}' has no safetensors; its .bin file is read by weights_only")
+    if "config.json" in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            directory = Path(folder)
+            found.check(hub.ask, download, spec, str(spec.name), info.sha, ["config.json"], directory)
+            if (directory / "config.json").is_file():
+                total = getattr(getattr(info, "safetensors", None), "total", None)
+                _check_config(found, spec, directory, planned, total, fits)
+
+
+def token_hint(problem: str) -> str:
+    """Whether a token is set, for a problem that one may solve; the token itself is never shown."""
+    if "HF_TOKEN" not in problem:
+        return ""
+    return " (no token is set here)" if get_token() is None else " (the token that is set here has no access)"
+
+
+def _check_config(
+    found: Finding,
+    spec: ModelSpec,
+    directory: Path,
+    planned: Mapping[str, int],
+    parameters: int | None,
+    fits: Callable[[Path], None],
+) -> None:
+    """What config.json tells: a kind of model that is supported, the sizes that were planned with."""
+    before = len(found.problems)
+    found.check(check_model_config, directory, spec.where)
+    if len(found.problems) > before:
+        return
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    found.check(_check_architecture, found, config, spec)
+    sizes = config_dimensions(config)
+    found.d_mlp = sizes.d_mlp
+    for key, name in SIZES.items():
+        real = getattr(sizes, name)
+        if key in planned and real is not None and planned[key] != real:
+            found.problems.append(
+                f"models.{spec.key.split('@')[0]}.size.{key} is {planned[key]}, but config.json says {real}; correct it"
+            )
+    wrong = parameters and abs(planned.get("parameters", parameters) / parameters - 1) > PARAMETERS_TOLERANCE
+    if wrong:
+        found.problems.append(
+            f"models.{spec.key.split('@')[0]}.size.parameters is {planned['parameters']}, but the files of "
+            f"'{spec.name}' hold {parameters}; correct it"
+        )
+    found.check(fits, directory)
+
+
+def _check_architecture(found: Finding, config: Mapping[str, Any], spec: ModelSpec) -> None:
+    names = config.get("architectures") or []
+    if not names or names[0] in TESTED_ARCHITECTURES:
+        return
+    from neuronlab.models import is_supported  # seconds to import, wanted for few models
+
+    tested = f"tested are {', '.join(TESTED_ARCHITECTURES)}"
+    if not is_supported(names[0]):
+        raise ModelError(f"{spec.where}: TransformerLens does not support {names[0]}; {tested}")
+    found.notes.append(f"{spec.where}: {names[0]} is not among the tested architectures ({tested})")
