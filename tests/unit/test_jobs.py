@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -82,3 +84,49 @@ def test_only_fetching_jobs_see_the_network(snakemake, network, value):
     snakemake.params["network"] = network
     with job(snakemake):
         assert os.environ["HF_HUB_OFFLINE"] == value
+
+
+def test_a_full_disk_ends_with_the_file_and_the_remedy(snakemake, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        fail(snakemake, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/0.parquet"))
+    assert exit_.value.code == 1
+    shown = capsys.readouterr().err
+    assert "measure: results/0.parquet: no space left on device" in shown
+    assert "Make room and type the same command again" in shown
+    assert "Traceback" not in shown
+    assert "Traceback" in log_of(snakemake)
+
+
+def test_other_errors_of_the_system_show_their_traceback(snakemake):
+    with pytest.raises(PermissionError):
+        fail(snakemake, PermissionError(errno.EACCES, "no", "results/0.parquet"))
+    assert "PermissionError" in log_of(snakemake)
+
+
+def test_a_log_without_room_does_not_hide_the_job(snakemake, capsys):
+    log = snakemake.log[0]
+    os.makedirs(os.path.dirname(log))
+    os.symlink("/dev/full", log)
+    with job(snakemake):
+        print("halfway")
+    captured = capsys.readouterr()
+    assert "halfway" in captured.out
+    assert f"({log} is incomplete: No space left on device)" in captured.err
+
+
+def terminated(snakemake, undone):
+    with job(snakemake):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            undone.append("temporary files")
+
+
+def test_sigterm_ends_a_job_as_an_exception_does(snakemake):
+    before, undone = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(SystemExit) as exit_:
+        terminated(snakemake, undone)
+    assert exit_.value.code == 143
+    assert undone == ["temporary files"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "SystemExit: 143" in log_of(snakemake)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+
 import polars as pl
 import pytest
 from neuronlab.schemas import SCHEMAS
@@ -70,14 +75,6 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_a_truncated_file_is_named_with_the_remedy(tmp_path, counts):
-    path = tmp_path / "counts.parquet"
-    write_table(counts, path, "token_counts")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(TableError, match=r"counts\.parquet: not a readable Parquet file.*delete it"):
-        read_table(path, "token_counts")
-
-
 def test_a_table_of_another_schema_is_refused(tmp_path, counts):
     path = tmp_path / "counts.parquet"
     write_table(counts, path, "token_counts")
@@ -94,3 +91,57 @@ def test_every_column_says_what_it_means():
     for table, schema in SCHEMAS.items():
         for name, column in schema.items():
             assert len(column.meaning) > 3, f"{table}.{name}"
+
+
+def dead_writer(path) -> str:
+    """The temporary file that a process killed while it was writing `path` leaves."""
+    code = "import os, sys; from neuronlab.tables import atomic_path\nwith atomic_path(sys.argv[1]): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
+    (leftover,) = [child for child in path.parent.iterdir() if child.name.startswith(f".{path.stem}.")]
+    return leftover.name
+
+
+def test_leftovers_of_killed_writers_do_not_pile_up(tmp_path):
+    path = tmp_path / "page.html"
+    first, other = dead_writer(path), dead_writer(tmp_path / "other.html")
+    second = dead_writer(path)
+    assert {child.name for child in tmp_path.iterdir()} == {second, other} != {first, other}
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+    assert {child.name for child in tmp_path.iterdir()} == {"page.html", other}
+
+
+def test_two_live_writers_leave_each_other_alone(tmp_path):
+    path = tmp_path / "page.html"
+    with atomic_path(path) as slow:
+        with atomic_path(path) as fast:
+            fast.write_text("whole")
+        assert slow.exists()
+        slow.write_text("whole")
+    assert [child.name for child in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, number):
+    path = tmp_path / "page.html"
+    with pytest.raises(OSError, match=os.strerror(number)) as raised, atomic_path(path):
+        raise OSError(number, "Error writing bytes to file")  # what Arrow raises: without a name
+    assert raised.value.filename == str(path)
+    assert raised.value.errno == number
+    assert list(tmp_path.iterdir()) == []
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    """A file that lost its end, that is empty, and that has one wrong bit, in the middle of its data."""
+    flipped = bytearray(content)
+    flipped[60] ^= 1
+    return {"truncated": content[:-20], "half": content[: len(content) // 2], "empty": b"", "flipped": bytes(flipped)}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "half", "empty", "flipped"])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path, counts, damage):
+    path = tmp_path / "counts.parquet"
+    write_table(pl.concat([counts] * 50), path, "token_counts")
+    path.write_bytes(damaged(path.read_bytes())[damage])
+    with pytest.raises(TableError, match=r"counts\.parquet: not a readable Parquet file.*delete it and run"):
+        read_table(path, "token_counts")

@@ -8,11 +8,14 @@ and commit go to the log instead, so that the same configuration gives the same 
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ LIBRARIES = (
     "scikit-learn",
     "rapidfuzz",
 )
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Provenance = Mapping[str, Any]
 
@@ -57,22 +62,43 @@ def library_versions() -> dict[str, str]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends, and vanishes if the block fails.
 
-    The suffix is kept, because writers such as Altair's choose the format by it.
+    The suffix is kept, because writers such as Altair's choose the format by it. A killed process leaves its
+    temporary file behind; whoever writes `path` next removes it. A lock tells a dead writer's file from that of a
+    live one, such as a job that outlived its killed Snakemake.
+
+    Raises:
+        OSError: naming `path`, when the disk or the quota is full; the temporary file is gone then.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        # mkstemp makes files private; a result is as readable as the user's umask lets any file be.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        temporary = Path(name)
+        try:
+            with suppress(OSError):  # a file system without locks: leftovers stay there
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield temporary
+            # mkstemp makes files private; a result is as readable as the user's umask lets any file be.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+    except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of killed writers of `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        with suppress(OSError), leftover.open("r+b") as file:  # locked by its writer, or gone meanwhile
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def check_frame(frame: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -113,7 +139,7 @@ def write_table(frame: pl.DataFrame, path: str | Path, name: str, provenance: Pr
     record = {"table": name, "versions": library_versions(), **(provenance or {})}
     metadata = {METADATA_KEY: json.dumps(record, sort_keys=True, default=str).encode()}
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: str | Path, name: str) -> pl.DataFrame:
