@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py [--quick] [--json FILE]
 
-Random Llamas, one thread. From a base, one size at a time is doubled, twice (width and depth once; all once with --quick). Stages, as the rules
-call them, on a loaded model:
+Random Llamas, one thread. From a base, one size at a time is doubled, twice (width and depth once; all once with
+--quick). Stages, as the rules call them, on a loaded model:
 
 * load: the model from its files;
 * weights: norms, singular directions, vocabulary moments and null space of every neuron of every layer;
@@ -13,7 +13,7 @@ call them, on a loaded model:
 * decoding: greedy continuations under 48 variants, and every variant's entropy.
 
 For every stage the table shows processor seconds, the largest resident memory above that of the process without a
-model, and both divided by what `neuronlab.resource_plan` expects without its margins and floors. The exponent of a size
+model, each with what `neuronlab.resource_plan` expects, without margins and floors, divided by it. The exponent of a size
 is the slope of log(cost) from base to largest: 1 where the cost doubles with it, less where other costs show beside.
 """
 

@@ -1,7 +1,7 @@
 """Rule `measure_activations`: activation statistics and clean outcomes over the counted positions of a text.
 
-One loading of the model. Moments, histogram and median take three passes (see `streaming`); activations of a small run
-are kept between them, those of a large one are computed again.
+One loading of the model. Moments, histogram and median take three passes (see `streaming`), and the first of them gives
+the clean outcomes; activations of a small run are kept between them, those of a large one are computed again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neuronlab.ablation import AblationError, LastLayer, Tokens, clean_of
 from neuronlab.activation_frame import statistics_frame
 from neuronlab.final_states import Text, last_layer
 from neuronlab.model_files import ModelSpec
-from neuronlab.models import Model, load_model
+from neuronlab.models import FinalState, Model, load_model
 from neuronlab.streaming import Histogram, MedianSearch, Moments, PositionMeans
 from neuronlab.tables import Provenance, read_table, write_table
 
@@ -87,13 +87,20 @@ def _passes(
     keep = text.tokens.size * width <= KEPT_BYTES
     kept: dict[int, Layers] = {}
 
-    def stream(label: str) -> Iterator[tuple[slice, Layers]]:
+    outcomes: list[pl.DataFrame | None] = []
+
+    def stream(label: str, *, first: bool = False) -> Iterator[tuple[slice, Layers]]:
         for start in tqdm(starts, desc=label, unit="batch", file=sys.stderr, disable=None):
             part = slice(start, start + batch_size)
             if start in kept:
                 yield part, kept[start]
                 continue
-            found = model.activations(torch.from_numpy(text.tokens[part]).long(), layers)
+            ids = torch.from_numpy(text.tokens[part]).long()
+            if first:  # the one pass that outcomes are read in as well
+                state, found = model.run_with_activations(ids, layers)
+                outcomes.append(_baseline(model, last, text, part, state))
+            else:
+                found = model.activations(ids, layers)
             arrays = {layer: values.float().cpu().numpy() for layer, values in found.items()}
             if keep:
                 kept[start] = arrays
@@ -101,7 +108,7 @@ def _passes(
 
     moments = {layer: Moments(model.d_mlp) for layer in layers}
     means = {layer: PositionMeans(text.tokens.shape[1], model.d_mlp) for layer in layers}
-    for part, arrays in stream("moments"):
+    for part, arrays in stream("moments and baseline", first=True):
         for layer, values in arrays.items():
             moments[layer].update(values[text.counted[part]])
             means[layer].update(values, text.counted[part])
@@ -116,20 +123,15 @@ def _passes(
     described = [
         statistics_frame(layer, moments[layer], means[layer], histograms[layer], medians[layer]) for layer in layers
     ]
-    outcomes = [
-        _baseline(model, last, text, slice(start, start + batch_size))
-        for start in tqdm(starts, desc="baseline", unit="batch", file=sys.stderr, disable=None)
-    ]
     return pl.concat(described), pl.concat([frame for frame in outcomes if frame is not None])
 
 
-def _baseline(model: Model, last: LastLayer, text: Text, part: slice) -> pl.DataFrame | None:
-    """Clean outcomes of one batch; None where nothing is counted."""
+def _baseline(model: Model, last: LastLayer, text: Text, part: slice, state: FinalState) -> pl.DataFrame | None:
+    """Clean outcomes of one batch from its states; None where nothing is counted."""
     row, position = np.nonzero(text.counted[part])
     if not len(row):
         return None
     sequence: Int[np.ndarray, " tokens"] = row + part.start
-    state = model.run(torch.from_numpy(text.tokens[part]).long())
     places = torch.from_numpy(row).to(model.device), torch.from_numpy(position).to(model.device)
     targets = torch.from_numpy(text.tokens[sequence, position + 1]).long()
     residual = state.residual[places].to(last.device)

@@ -47,7 +47,7 @@ class Text:
     def of_frame(cls, frame: pl.DataFrame, where: str) -> Text:
         """The same from a table "tokens"; `where` names it in messages."""
         frame = frame.sort("sequence")
-        text = cls(*(np.array(frame[name].to_list()) for name in ("tokens", "documents", "counted")))
+        text = cls(*(_matrix(frame[name], where) for name in ("tokens", "documents", "counted")))
         if not text.counted.any():
             raise AblationError(f"{where}: no position counts; lower min_position of the text or use more of it")
         if text.counted[:, -1].any():
@@ -63,6 +63,14 @@ class Text:
             "token": self.tokens[sequences, positions],
             "next_token": self.tokens[sequences, positions + 1],
         }
+
+
+def _matrix(lists: pl.Series, where: str) -> Array:
+    """Lists of one length as an array of int64 or bool; not by way of Python's numbers, which take much memory."""
+    if lists.list.len().n_unique() > 1:
+        raise AblationError(f"{where}: sequences of different lengths in column '{lists.name}'; make the table again")
+    flat = lists.explode()
+    return (flat if flat.dtype == pl.Boolean else flat.cast(pl.Int64)).to_numpy(writable=True).reshape(len(lists), -1)
 
 
 @dataclass(frozen=True)

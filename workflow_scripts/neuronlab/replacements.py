@@ -105,7 +105,7 @@ class ActivationStatistics:
                 "put -1, the last layer, into ablation.statistics_layers"
             )
         plain = {name: rows[name].to_numpy() for name in ("mean", "sd", "median", "mode", "min", "max")}
-        return cls(**plain, position_means=np.array(rows["position_means"].to_list(), dtype=np.float64))
+        return cls(**plain, position_means=_matrix(rows["position_means"]))
 
     def values(
         self,
@@ -136,6 +136,11 @@ class ActivationStatistics:
         if replacement.kind == "deviations":
             return np.broadcast_to(np.clip(self.mean + replacement.number * self.sd, self.min, self.max), shape)
         return np.broadcast_to(getattr(self, replacement.kind), shape)
+
+
+def _matrix(lists: pl.Series) -> Float[Array, "rows columns"]:
+    """Lists of one length as an array, nulls as NaN; not by way of Python's numbers, which take much memory."""
+    return lists.explode().cast(pl.Float64).to_numpy().reshape(len(lists), -1)
 
 
 @dataclass(frozen=True)
