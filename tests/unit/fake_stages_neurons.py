@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,14 +29,16 @@ def subjoiners(world: World) -> pl.DataFrame:
     """One strong head in layer 1 (or the only layer), weak ones in the early layers, nothing later."""
     rows, generator = [], world.generator
     best = (min(1, world.n_layers - 1), world.n_heads - 1)
-    for pieces in (0, *world.pieces):
-        words = 60 * len(world.pieces) if pieces == 0 else 60
+    halves = {"all": 60, "selection": 32, "report": 28}
+    for (half, each), pieces in product(halves.items(), (0, *world.pieces)):
+        words = each * len(world.pieces) if pieces == 0 else each
         for layer in range(world.n_layers):
             for head in range(world.n_heads):
                 single = 0.1 + 0.03 * generator.random()
                 joins = 0.4 if (layer, head) == best else 0.1 * np.exp(-layer) * generator.random()
                 joins += 0.01 * generator.standard_normal()
-                row = {"pieces": pieces, "layer": layer, "head": head, "n_words": words, "n_single": words}
+                row = {"half": half, "pieces": pieces, "layer": layer, "head": head}
+                row |= {"n_words": words, "n_single": words}
                 row |= _interval("attention_word", single + joins, 0.02, 0, 1)
                 row |= _interval("attention_single", single, 0.02, 0, 1) | _interval("score", joins, 0.03, -1, 1)
                 p_value = 0.001 if joins > 0.06 else float(generator.random())

@@ -120,7 +120,7 @@ def test_significant_heads_are_outlined_and_a_missing_test_is_none(tables: Table
     (edge,) = edges
     assert edge["transform"] == [{"filter": "datum.marked"}]
     marked = {(row["layer"], row["head"]) for row in rows(whole, edge) if row["marked"]}
-    every = frame.filter(pl.col("pieces") == 0)
+    every = frame.filter(pl.col("pieces") == 0, pl.col("half") == "all")
     expected = {(r["layer"], r["head"]) for r in every.iter_rows(named=True) if r["p_value_holm"] <= 0.05}
     assert marked == expected
     assert 0 < len(expected) < len(every)
@@ -136,11 +136,25 @@ def test_the_best_heads_come_first_with_words_and_one_token_words(tables: Tables
     best = subjoiners.best_heads(frame)
     assert best.row(0, named=True)["layer"] == 1
     assert best.row(0, named=True)["head"] == 3
-    assert best["score"].to_list() == sorted(best["score"].to_list(), reverse=True)
     assert len(best) == subjoiners.BEST
+    halves = {
+        half: {(r["layer"], r["head"]): r for r in rows.iter_rows(named=True)}
+        for half in ("selection", "report")
+        if len(rows := frame.filter(pl.col("half") == half, pl.col("pieces") == 0))
+    }
+    chosen = sorted(halves["selection"], key=lambda at: -halves["selection"][at]["score"])[: subjoiners.BEST]
+    assert best.select("layer", "head").rows() == chosen
+    for row in best.iter_rows(named=True):  # what is shown of them is of the other half
+        other = halves["report"][row["layer"], row["head"]]
+        assert all(row[name] == other[name] for name in ("score", "score_low", "score_high", "p_value_holm"))
+    said = subtitle(subjoiners.chart(frame, model="m", text="t"))
+    assert "chosen by 96 words of one half of the documents, shown by 84 words of the other half" in said
+    alone = frame.filter(pl.col("half") == "all")
+    assert "chosen and shown by the same words" in subtitle(subjoiners.chart(alone, model="m", text="t"))
     drawn = subjoiners.by_pieces(frame, best)
     assert len(drawn) == subjoiners.BEST * 3 * 2  # heads, numbers of tokens, kinds of words
-    own = frame.filter((pl.col("layer") == 1) & (pl.col("head") == 3) & (pl.col("pieces") == 4)).row(0, named=True)
+    shown = frame.filter(pl.col("half") == "report")
+    own = shown.filter((pl.col("layer") == 1) & (pl.col("head") == 3) & (pl.col("pieces") == 4)).row(0, named=True)
     for kind, (name, _) in subjoiners.WORDS.items():
         row = drawn.filter((pl.col("place") == 0) & (pl.col("pieces") == 4) & (pl.col("kind") == name)).row(
             0, named=True

@@ -16,7 +16,17 @@ from neuronlab import subjoiners as module
 from neuronlab.documents import TextSpec
 from neuronlab.models import Model, ModelSpec
 from neuronlab.multi_token_words import Pair
-from neuronlab.subjoiner_statistics import ALL, Attention, best_head, flip_p_values, summarise
+from neuronlab.subjoiner_statistics import (
+    ALL,
+    EVERY,
+    REPORT,
+    SELECTION,
+    Attention,
+    best_head,
+    flip_p_values,
+    halves_of,
+    summarise,
+)
 from neuronlab.subjoiners import SubjoinerError, drawn_examples, find_pairs, measure, score_subjoiners
 from neuronlab.tables import read_table
 from neuronlab.vocabulary import load_vocabulary
@@ -69,8 +79,9 @@ def test_tables_by_loops(architecture: str, tiny_directories: dict[str, Path], d
         load_vocabulary(model), model, TEXT, documents, SMALL["pieces"], SMALL["words"], SMALL["context"], 0
     )
     assert list(opening) == bos
-    sums: dict[tuple[int, int, int], list[tuple[float, float]]] = {}
+    sums: dict[tuple[str, int, int, int], list[tuple[float, float]]] = {}
     attention = {}
+    halves = halves_of(pairs, 0)
     network = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
     for i, pair in enumerate(pairs):
         of_word, of_single = (eager(network, bos + list(ids)) for ids in (pair.word, pair.single))
@@ -81,22 +92,32 @@ def test_tables_by_loops(architecture: str, tiny_directories: dict[str, Path], d
                 last = len(bos) + SMALL["context"] + pair.pieces - 1
                 word += float(of_word[layer, head, last, last - back])
                 single += float(of_single[layer, head, last, last - back])
-            for k in (0, pair.pieces):
-                sums.setdefault((layer, head, k), []).append((word, single))
+            for half, k in product(halves, (0, pair.pieces)):
+                if halves[half][i]:
+                    sums.setdefault((half, layer, head, k), []).append((word, single))
     assert len(pairs) == SMALL["words"]
-    assert len(frame) == len(sums) == 2 * 4 * 4
+    assert len(frame) == len(sums)
+    assert len(frame.filter(pl.col("half") == EVERY)) == 2 * 4 * 4
     for row in frame.iter_rows(named=True):
-        values = sums[row["layer"], row["head"], row["pieces"]]
+        values = sums[row["half"], row["layer"], row["head"], row["pieces"]]
         assert row["n_words"] == row["n_single"] == len(values)
         word, single = (sum(column) / len(values) for column in zip(*values, strict=True))
         assert row["attention_word"] == pytest.approx(word, rel=1e-4, abs=1e-7)
         assert row["attention_single"] == pytest.approx(single, rel=1e-4, abs=1e-7)
         assert row["score"] == pytest.approx(word - single, rel=1e-4, abs=1e-6)
+        own = halves[row["half"]]
+        if (
+            len({p.document for p, kept in zip(pairs, own, strict=True) if kept and row["pieces"] in (ALL, p.pieces)})
+            < 2
+        ):
+            assert row["score_low"] is row["p_value"] is row["p_value_holm"] is None
+            continue
         assert row["score_low"] <= row["score"] <= row["score_high"]
         assert 0 < row["p_value"] <= row["p_value_holm"] <= 1
     layer, head = best_head(frame)
-    top = max((value for value in sums if value[2] == 0), key=lambda key: np.mean([w - s for w, s in sums[key]]))
-    assert (layer, head) == top[:2]
+    chosen = [key for key in sums if key[0] == SELECTION and key[3] == ALL]
+    top = max(chosen, key=lambda key: np.mean([w - s for w, s in sums[key]]))
+    assert (layer, head) == top[1:3]
     check_examples(examples, pairs, attention, bos, layer, head)
 
 
@@ -104,7 +125,8 @@ def check_examples(
     examples: pl.DataFrame, pairs: list[Pair], attention: dict[int, np.ndarray], bos: list[int], layer: int, head: int
 ) -> None:
     """Every query and key of the words drawn, but for the BOS."""
-    for number, i in enumerate(drawn_examples(len(pairs), 2, 0)):
+    for number, i in enumerate(drawn_examples(pairs, 2, 0)):
+        assert halves_of(pairs, 0)[REPORT][i]
         pair, rows = pairs[i], examples.filter(pl.col("example") == number)
         length = SMALL["context"] + pair.pieces
         assert len(rows) == length * (length + 1) // 2
@@ -136,7 +158,8 @@ def test_examples_not_filtered_by_their_own_attention(
     what = ["example", "query", "key", "query_string", "key_string", "in_word"]
     assert shown[0].select(what).equals(shown[1].select(what))
     assert not np.allclose(shown[0]["attention"], shown[1]["attention"])
-    drawn = np.array([drawn_examples(40, 4, seed) for seed in range(500)])
+    pairs, _ = planted([2] * 40, list(range(40)))
+    drawn = np.array([drawn_examples(pairs, 4, seed) for seed in range(500)])
     counts = np.bincount(drawn.ravel(), minlength=40)
     assert 25 < counts.min() <= counts.max() < 80  # 50 expected: every word has the same chance
 
@@ -190,12 +213,44 @@ def test_heads_that_join_stand_out_and_previous_token_heads_do_not() -> None:
     frame = summarise(attention, pairs, 500, 0.95, 0)
     assert best_head(frame) == (1, 0)
     assert frame["pieces"].unique(maintain_order=True).to_list() == [ALL, 2, 3]
-    rows = {(row["layer"], row["head"]): row for row in frame.filter(pl.col("pieces") == ALL).iter_rows(named=True)}
+    every = frame.filter(pl.col("half") == EVERY)
+    rows = {(row["layer"], row["head"]): row for row in every.filter(pl.col("pieces") == ALL).iter_rows(named=True)}
     assert rows[1, 0]["score"] == pytest.approx(0.5, abs=0.01)
     assert rows[1, 0]["p_value_holm"] < 0.02
     assert rows[0, 1]["attention_word"] > 0.9
     assert rows[0, 1]["p_value"] > 0.02
-    assert frame.filter(pl.col("pieces") == 2)["n_words"].unique().to_list() == [20]
+    assert every.filter(pl.col("pieces") == 2)["n_words"].unique().to_list() == [20]
+
+
+def test_halves_share_no_document_and_hold_every_word() -> None:
+    pairs, attention = planted([2, 3, 2] * 11, [i // 3 for i in range(33)])
+    halves = halves_of(pairs, 5)
+    documents = np.array([pair.document for pair in pairs])
+    assert (halves[SELECTION] ^ halves[REPORT]).all()
+    assert not set(documents[halves[SELECTION]]) & set(documents[halves[REPORT]])
+    assert [len(set(documents[halves[half]])) for half in (SELECTION, REPORT)] == [6, 5]
+    assert any((halves_of(pairs, seed)[REPORT] != halves[REPORT]).any() for seed in range(3))
+    frame = summarise(attention, pairs, 50, 0.95, 5)
+    for half, own in halves.items():
+        words = frame.filter(pl.col("half") == half, pl.col("pieces") == ALL)["n_words"]
+        assert set(words) == {own.sum()}
+
+
+def test_a_head_that_is_best_by_chance_is_not_shown_as_such() -> None:
+    """Of 400 heads that do nothing the best one's own score is far from 0; in the half that did not choose it is 0."""
+    generator, chosen, shown = np.random.default_rng(1), [], []
+    for seed in range(60):
+        word, single = generator.normal(0.5, 0.2, (2, 40, 20, 20))
+        pairs = [Pair(i, 2, (), (), ("", ""), (0, 0)) for i in range(40)]
+        frame = summarise(Attention(word, single), pairs, 2, 0.95, seed).filter(pl.col("pieces") == ALL)
+        layer, head = best_head(frame)
+        own = frame.filter(pl.col("layer") == layer, pl.col("head") == head)
+        scores = dict(own.select("half", "score").iter_rows())
+        chosen.append(scores[SELECTION])
+        shown.append(scores[REPORT])
+    error = 0.2 * np.sqrt(2 / 20 / 60)
+    assert np.mean(chosen) > 0.15
+    assert abs(np.mean(shown)) < 4 * error
 
 
 def test_intervals_and_permutations_take_documents_as_one() -> None:
@@ -211,6 +266,9 @@ def test_intervals_and_permutations_take_documents_as_one() -> None:
 def test_one_document_has_neither_interval_nor_p_value() -> None:
     pairs, attention = planted([2, 2, 3], [5, 5, 5])
     frame = summarise(attention, pairs, 100, 0.95, 0)
+    assert set(frame["half"]) == {EVERY}  # nothing to halve: chosen and shown by the same words
+    assert drawn_examples(pairs, 3, 0) in ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
+    assert best_head(frame) == (1, 0)
     assert frame["score"].null_count() == 0
     for column in ("score_low", "attention_word_high", "p_value", "p_value_holm"):
         assert frame[column].null_count() == len(frame)
@@ -238,7 +296,8 @@ def test_flips_are_enough_for_holm_over_many_heads() -> None:
     word[:, 3, 7] += 0.5
     pairs = [Pair(i, 2, (), (), ("", ""), (0, 0)) for i in range(40)]
     frame = summarise(Attention(word, single), pairs, 100, 0.95, 0).filter(pl.col("pieces") == ALL)
-    assert frame.filter(pl.col("p_value_holm") < 0.05).select("layer", "head").rows() == [(3, 7)]
+    # Among all words, and in each half.
+    assert frame.filter(pl.col("p_value_holm") < 0.05).select("layer", "head").rows() == [(3, 7)] * 3
 
 
 def test_a_text_without_such_words_gives_empty_tables_loudly(

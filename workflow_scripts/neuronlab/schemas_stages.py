@@ -147,6 +147,11 @@ STAGES_TABLES: dict[str, Schema] = {
     | with_interval("attention", "mean over heads of the attention"),
     "subjoiners": HEAD
     | {
+        "half": Column(
+            STR,
+            "documents of the words: all, selection (the half that the best heads are chosen by), report (the other "
+            "half, for what is shown of them); words of one document have no halves",
+        ),
         "pieces": Column(I32, "tokens of the words; 0 for all"),
         "n_words": Column(I64, "multi-token words"),
         "n_single": Column(I64, "one-token words in matched contexts"),
@@ -163,8 +168,8 @@ STAGES_TABLES: dict[str, Schema] = {
         "p_value_holm": Column(F64, "Holm-corrected over all heads", nullable=True),
     },
     "subjoiner_examples": {
-        "example": Column(I32, "example, drawn at random among the words"),
-        "layer": Column(I32, "layer of the best head"),
+        "example": Column(I32, "example, drawn at random among the words of the half `report`"),
+        "layer": Column(I32, "layer of the best head, chosen by the half `selection`"),
         "head": Column(I32, "best head"),
         "query": Column(I32, "place of the attending token in the example"),
         "key": Column(I32, "place of the token attended to"),

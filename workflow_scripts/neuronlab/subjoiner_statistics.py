@@ -3,6 +3,9 @@
 The score of a head is the mean over pairs of the word's attention minus its partner's. Heads that always attend to the
 previous tokens score near 0.
 
+The best heads of hundreds are best by chance as well: a score that chose a head says too much about it. So documents
+are halved (METHODS 0.6): heads are chosen by the words of one half, and what is shown of them is of the other half.
+
 Intervals resample documents. The p-value exchanges word and partner within pairs: the sign of a difference flips, of
 all pairs of a document together, since these are not independent of one another. It is two-sided, and there are enough
 flips for Holm's correction over all heads of a large model to leave something to find. With one document there is
@@ -16,14 +19,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from neuronlab.document_halves import split_documents
 from neuronlab.multi_token_words import Pair
 from neuronlab.paired_tests import holm
 from neuronlab.statistics import bootstrap_weights, clustered_interval
 
 Array = np.ndarray
 ALL = 0  # `pieces` of the rows over all words
+EVERY, SELECTION, REPORT = HALVES = ("all", "selection", "report")
 FLIPS_PER_HEAD, MOST_FLIPS = 100, 200_000  # the smallest p, times the heads, is 0.01 (up to 2,000 heads)
 FLIPS_AT_ONCE = 4096
 
@@ -36,14 +41,26 @@ class Attention:
     single: Float[Array, "pairs layer head"]
 
 
+def halves_of(pairs: Sequence[Pair], seed: int) -> dict[str, Bool[Array, " pairs"]]:
+    """Which pairs belong to each half of the documents; those of a single document have no halves."""
+    documents = np.array([pair.document for pair in pairs])
+    found = {EVERY: np.ones(len(pairs), dtype=bool)}
+    if len(unique := np.unique(documents)) > 1:
+        for half, own in zip((SELECTION, REPORT), split_documents(unique, seed), strict=True):
+            found[half] = np.isin(documents, own)
+    return found
+
+
 def summarise(attention: Attention, pairs: Sequence[Pair], resamples: int, level: float, seed: int) -> pl.DataFrame:
-    """The table "subjoiners": all heads, for all words together and for each number of tokens."""
+    """The table "subjoiners": all heads, for all words together and for each number of tokens, by half."""
     pieces = np.array([pair.pieces for pair in pairs])
     documents = np.array([pair.document for pair in pairs])
     frames = []
-    for k in (ALL, *np.unique(pieces).tolist()):
-        some = np.flatnonzero((pieces == k) | (k == ALL))
-        frames.append(summarise_words(attention, some, documents[some], k, resamples, level, seed))
+    for half, own in halves_of(pairs, seed).items():
+        for k in (ALL, *np.unique(pieces[own]).tolist()):
+            some = np.flatnonzero(own & ((pieces == k) | (k == ALL)))
+            frame = summarise_words(attention, some, documents[some], k, resamples, level, seed)
+            frames.append(frame.with_columns(half=pl.lit(half)))
     return pl.concat(frames)
 
 
@@ -118,6 +135,8 @@ def flip_p_values(sums: Float[Array, "documents heads"], flips: int, seed: int) 
 
 
 def best_head(frame: pl.DataFrame) -> tuple[int, int]:
-    """Layer and head of the highest score over all words; the first of equals."""
-    rows = frame.filter(pl.col("pieces") == ALL).sort("score", descending=True, maintain_order=True)
+    """Layer and head of the highest score over the words of the half that chooses; the first of equals."""
+    half = SELECTION if SELECTION in frame["half"] else EVERY
+    rows = frame.filter(pl.col("pieces") == ALL, pl.col("half") == half)
+    rows = rows.sort("score", descending=True, maintain_order=True)
     return int(rows["layer"][0]), int(rows["head"][0])

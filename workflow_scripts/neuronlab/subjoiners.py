@@ -7,7 +7,8 @@ earlier pieces alone scores as one that spreads over all of them, and words of a
 in `subjoiner_statistics`.
 
 All sequences of a k are of one length, so that none is padded. Patterns are reduced as they pass, a layer in memory at
-a time. The examples are drawn by the seed among all words, before any attention is looked at (defect 7).
+a time. The examples are drawn by the seed among the words of the documents that did not choose the head that they
+show, and without a look at their attention (defect 7).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from neuronlab.models import Model, load_model
 from neuronlab.multi_token_words import Pair, draw_pairs, read_words
 from neuronlab.repeats import ordinary_ids
 from neuronlab.schemas import SCHEMAS
-from neuronlab.subjoiner_statistics import Attention, best_head, summarise
+from neuronlab.subjoiner_statistics import EVERY, REPORT, Attention, best_head, halves_of, summarise
 from neuronlab.tables import Provenance, write_table
 from neuronlab.texts import opening_token
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
@@ -89,7 +90,7 @@ def score_subjoiners(
     frame = summarise(attention, pairs, resamples, level, seed)
     write_table(frame, subjoiners, "subjoiners", provenance)
     best = best_head(frame)
-    shown = [pairs[i] for i in drawn_examples(len(pairs), examples, seed)]
+    shown = [pairs[i] for i in drawn_examples(pairs, examples, seed)]
     write_table(example_frame(loaded, shown, opening, best), subjoiner_examples, "subjoiner_examples", provenance)
 
 
@@ -207,9 +208,11 @@ def check_hooks(model: Model) -> None:
             )
 
 
-def drawn_examples(pairs: int, examples: int, seed: int) -> list[int]:
-    """Which words are shown: drawn evenly and without replacement, knowing nothing of them but how many there are."""
-    chosen = np.random.default_rng([seed, 0x455841]).choice(pairs, min(examples, pairs), replace=False)
+def drawn_examples(pairs: Sequence[Pair], examples: int, seed: int) -> list[int]:
+    """Which words are shown: drawn evenly and without replacement from the half that reports, by their number alone."""
+    halves = halves_of(pairs, seed)
+    there = np.flatnonzero(halves.get(REPORT, halves[EVERY]))
+    chosen = np.random.default_rng([seed, 0x455841]).choice(there, min(examples, len(there)), replace=False)
     return chosen.tolist()
 
 

@@ -1,6 +1,7 @@
 """Attention within words of several tokens, example by example, in the best subjoiner head (study C).
 
-The examples were drawn at random among the words before any attention was looked at.
+The head was chosen by the words of one half of the documents; the examples were drawn at random among those of the
+other half, before any attention was looked at.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def chart(subjoiner_examples: pl.DataFrame, *, model: str, text: str | None = No
     layer, head = subjoiner_examples.select("layer", "head").row(0)
     subtitle = [
         theme.about(model, text, f"head {layer}.{head}, of the highest score", theme.count(len(panels), "example")),
-        "drawn by the seed among all words, before any attention was looked at",
+        "head chosen by one half of the documents; examples drawn by the seed, unseen, from the other half",
         "word in colour; framed: what the score adds up",
         f"a BOS in front is not shown and may take the rest of a row's attention; {token_text.DOT} stands for a space",
     ]

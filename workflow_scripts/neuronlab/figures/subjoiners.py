@@ -1,5 +1,7 @@
 """Heads that join the tokens of a word: every head's score, and the best heads by number of tokens (study C).
 
+The best heads are chosen by the words of one half of the documents; what is shown of them is of the other half.
+
 The score is the attention of a word's last token to its earlier tokens, minus that of a one-token word to as many
 tokens before it.
 """
@@ -18,6 +20,7 @@ from neuronlab.tables import read_table
 
 TITLE = "Subjoiner heads: attention within words of several tokens"
 ALL = 0  # `pieces` of the rows over all words
+EVERY, SELECTION, REPORT = "all", "selection", "report"  # halves of the documents
 BEST, COLUMNS = 6, 3
 WIDTH, HEIGHT = 168, 128
 WORDS = {"word": ("word of several tokens", theme.VERMILION), "single": ("one-token word", theme.FAINT)}
@@ -28,15 +31,31 @@ def significant(level: float) -> pl.Expr:
     return (pl.col("p_value_holm") <= 1 - level).fill_null(value=False)
 
 
+def of_half(subjoiners: pl.DataFrame, half: str) -> pl.DataFrame:
+    """Rows of a half of the documents; of all of them where there are no halves."""
+    return subjoiners.filter(pl.col("half") == (half if half in subjoiners["half"] else EVERY))
+
+
 def best_heads(subjoiners: pl.DataFrame, count: int = BEST) -> pl.DataFrame:
-    """The heads with the highest score over all words: columns layer, head, place, score, p_value_holm."""
-    ranked = subjoiners.filter(pl.col("pieces") == ALL).sort("score", descending=True, maintain_order=True)
-    return ranked.head(count).with_row_index("place").select("layer", "head", "place", "score", "p_value_holm")
+    """The heads with the highest score in one half, with their score and p-value in the other.
+
+    Columns layer, head, place, score, score_low, score_high, p_value_holm.
+    """
+    chosen, shown = (of_half(subjoiners, half).filter(pl.col("pieces") == ALL) for half in (SELECTION, REPORT))
+    ranked = chosen.sort("score", descending=True, maintain_order=True).head(count).with_row_index("place")
+    columns = ["layer", "head", "score", "score_low", "score_high", "p_value_holm"]
+    return ranked.select("layer", "head", "place").join(
+        shown.select(columns), on=["layer", "head"], maintain_order="left"
+    )
 
 
 def by_pieces(subjoiners: pl.DataFrame, best: pl.DataFrame) -> pl.DataFrame:
-    """The best heads' attention by number of tokens: columns place, pieces, n_words, kind, attention and its ends."""
-    rows = subjoiners.filter(pl.col("pieces") != ALL).join(best.select("layer", "head", "place"), on=["layer", "head"])
+    """The best heads' attention by number of tokens in the half that reports.
+
+    Columns place, pieces, n_words, kind, attention and its ends.
+    """
+    shown = of_half(subjoiners, REPORT).filter(pl.col("pieces") != ALL)
+    rows = shown.join(best.select("layer", "head", "place"), on=["layer", "head"])
     frames = []
     for i, kind in enumerate(WORDS):
         ends = {f"attention{end}": f"attention_{kind}{end}" for end in ("", "_low", "_high")}
@@ -100,16 +119,32 @@ def heads_grid(subjoiners: pl.DataFrame, best: pl.DataFrame, level: float) -> al
     panels = []
     for row in marks.iter_rows(named=True):
         own = frame.filter(pl.col("place") == row["place"])
-        score = f"score {row['score']:.2f}".replace("-", theme.MINUS) + (", significant" if row["marked"] else "")
+        score = f"score {row['score']:.2f}"
+        if row["score_low"] is not None:
+            score += f" [{row['score_low']:.2f}, {row['score_high']:.2f}]"
+        score = score.replace("-", theme.MINUS) + (" *" if row["marked"] else "")
         title = overlays.heading(f"{row['layer']}.{row['head']}", score)
         foot = row["place"] + COLUMNS >= len(best)
         panels.append(head_panel(own, title, top, first=row["place"] % COLUMNS == 0, foot=foot))
     return alt.concat(*panels, columns=COLUMNS, spacing={"row": 18, "column": 14})
 
 
+def chosen_by(subjoiners: pl.DataFrame) -> str:
+    """Which words chose the best heads, and which show them."""
+    if REPORT not in subjoiners["half"]:
+        return "words of one document: the best heads are chosen and shown by the same words"
+    chose, shows = (
+        int(of_half(subjoiners, half).filter(pl.col("pieces") == ALL)["n_words"].max()) for half in (SELECTION, REPORT)
+    )
+    return (
+        f"best heads: chosen by {theme.count(chose, 'word')} of one half of the documents, shown by "
+        f"{theme.count(shows, 'word')} of the other half"
+    )
+
+
 def chart(subjoiners: pl.DataFrame, *, model: str, text: str | None = None, level: float = 0.95) -> alt.TopLevelMixin:
     """The figure, from the table `subjoiners`."""
-    shown = subjoiners.filter(pl.col("pieces") == ALL)
+    shown = subjoiners.filter(pl.col("pieces") == ALL, pl.col("half") == EVERY)
     if not len(shown):
         note = "no word of several tokens with enough text before it:\nnothing was measured (log of score_subjoiners)"
         return theme.finish(theme.note_chart(note), TITLE, [theme.about(model, text)])
@@ -125,7 +160,10 @@ def chart(subjoiners: pl.DataFrame, *, model: str, text: str | None = None, leve
         theme.about(model, text, theme.count(words, "word"), "as many one-token words in like places"),
         "attention of the word's last token to its earlier tokens; one-token words: to as many tokens before them",
         f"bars: {100 * level:g} % intervals, bootstrap by document",
-        f"significant: p \N{LESS-THAN OR EQUAL TO} {1 - level:.2g}, Holm over {len(shown):,} heads" if tested else None,
+        f"significant (*): p \N{LESS-THAN OR EQUAL TO} {1 - level:.2g}, Holm over {len(shown):,} heads"
+        if tested
+        else None,
+        chosen_by(subjoiners),
     ]
     number = len(best)
     of = f"The {number} best of {theme.count(len(shown), 'head')}" if number < len(shown) else "All heads, best first"
