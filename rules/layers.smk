@@ -69,6 +69,8 @@ rule measure_lens:
         code=library("measure_lens"),
         model=model_spec,
         sequences=STAGES["sequences"],
+        passages=STAGES["lens"]["passages"],
+        passage_tokens=STAGES["lens"]["tokens"],
         batch_size=COMPUTE["batch_size"],
         tokens_per_chunk=COMPUTE["tokens_per_chunk"],
         resamples=ABLATE["resamples"],

@@ -12,6 +12,8 @@ with job(snakemake) as run:
         lens_documents=snakemake.output.lens_documents,
         lens_tokens=snakemake.output.lens_tokens,
         sequences=snakemake.params.sequences,
+        passages=snakemake.params.passages,
+        passage_tokens=snakemake.params.passage_tokens,
         batch_size=snakemake.params.batch_size,
         tokens_per_chunk=snakemake.params.tokens_per_chunk,
         resamples=snakemake.params.resamples,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -39,7 +40,8 @@ class World:
     interventions: tuple[str, ...] = tuple(INTERVENTIONS)
     borders: tuple[float, float, float] = (0.2, 0.5, 0.85)
     documents: int = 8
-    example_tokens: int = 24
+    passage_tokens: int = 24
+    passages: int = 2
     window: int = 5
     pieces: tuple[int, ...] = (2, 3, 4)
     examples: int = 4
@@ -195,6 +197,9 @@ def lens_documents(world: World) -> pl.DataFrame:
                     "document": np.full(world.n_layers + 1, document),
                     "n_tokens": np.full(world.n_layers + 1, 200 + 100 * document),
                     "entropy": curves["entropy"] * (1 + 0.06 * shift[0]),
+                    "entropy_bits": curves["entropy"] * (1 + 0.06 * shift[0]) / np.log(2),
+                    "loss": curves["loss"] * (1 + 0.05 * shift[0]),
+                    "reciprocal_rank": np.clip(curves["reciprocal_rank"] ** (1 + 0.08 * shift[2]), 0, 1),
                     "kl": curves["kl"] * (1 + 0.08 * shift[1]),
                     "agreement": np.clip(curves["agreement"] ** (1 + 0.08 * shift[2]), 0, 1),
                 }
@@ -204,22 +209,27 @@ def lens_documents(world: World) -> pl.DataFrame:
 
 
 def lens_tokens(world: World) -> pl.DataFrame:
-    generator, rows, n = world.generator, [], world.example_tokens
+    generator, rows, n = world.generator, [], world.passage_tokens
     curves, vocabulary = lens_curves(world), world.vocabulary
     factor = np.exp(0.3 * generator.standard_normal(n))
-    for layer in range(world.n_layers + 1):
+    for passage, layer in product(range(world.passages), range(world.n_layers + 1)):
         last = layer == world.n_layers
         for position in range(1, n + 1):
             settled = last or generator.random() < curves["agreement"][layer]
             top = vocabulary[position % len(vocabulary)] if settled else vocabulary[generator.integers(len(vocabulary))]
+            entropy = float(curves["entropy"][layer] * factor[position - 1])
             rows.append(
                 {
+                    "passage": passage,
                     "layer": layer,
-                    "sequence": 3,
+                    "sequence": 3 - passage,
+                    "document": 5,
                     "position": position,
                     "token": position,
                     "string": vocabulary[(position - 1) % len(vocabulary)],
-                    "entropy": float(curves["entropy"][layer] * factor[position - 1]),
+                    "entropy": entropy,
+                    "entropy_bits": entropy / float(np.log(2)),
+                    "loss": float(curves["loss"][layer] * factor[position - 1]),
                     "kl": 0.0 if last else float(curves["kl"][layer] * factor[position - 1]),
                     "rank": 0 if settled else int(1 + 400 * generator.random() ** 3),
                     "top_string": top,

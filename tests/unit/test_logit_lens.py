@@ -19,7 +19,7 @@ from neuronlab.logit_lens import (
     LensError,
     check_last_layer,
     documents_frame,
-    draw_passage,
+    draw_passages,
     means_frame,
     measure_lens,
     read_lens,
@@ -102,7 +102,7 @@ def spec_of(directory: Path) -> ModelSpec:
 def run_rule(directory: Path, tokens: Path, folder: Path, **options: object) -> dict[str, pl.DataFrame]:
     """The rule's three tables, by name."""
     paths = {name: folder / f"{name}.parquet" for name in TABLES}
-    arguments = {"example_tokens": 5, "batch_size": 4, "tokens_per_chunk": 7, "resamples": 50} | options
+    arguments = {"passages": 2, "passage_tokens": 5, "batch_size": 4, "tokens_per_chunk": 7, "resamples": 50} | options
     measure_lens(model=spec_of(directory), tokens=tokens, **paths, **arguments)
     return {name: read_table(path, name) for name, path in paths.items()}
 
@@ -135,15 +135,20 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
     for row in found["lens_documents"].iter_rows(named=True):
         of_document = expected.filter(layer=row["layer"], document=row["document"])
         assert row["n_tokens"] == len(of_document)
-        for name in ("entropy", "kl", "agreement"):
+        for name in OUTCOMES:
             assert row[name] == pytest.approx(of_document[name].mean(), rel=1e-4, abs=1e-5)
-    assert len(found["lens_tokens"]) == 3 * 5
+        assert row["entropy_bits"] == pytest.approx(row["entropy"] / np.log(2))
+    assert len(found["lens_tokens"]) == 2 * 3 * 5
+    assert found["lens_tokens"].group_by("passage").agg(pl.col("sequence").n_unique())["sequence"].to_list() == [1, 1]
+    assert found["lens_tokens"]["sequence"].n_unique() == 2
     for row in found["lens_tokens"].iter_rows(named=True):
-        place = {name: row[name] for name in ("layer", "sequence", "position")}
+        place = {name: row[name] for name in ("layer", "sequence", "position", "document")}
         one = expected.filter(**place).row(0, named=True)
         assert row["token"] == text.tokens[row["sequence"], row["position"]]
         assert row["entropy"] == pytest.approx(one["entropy"], rel=1e-4)
+        assert row["entropy_bits"] == pytest.approx(one["entropy"] / np.log(2), rel=1e-4)
         assert row["kl"] == pytest.approx(one["kl"], rel=1e-4, abs=1e-5)
+        assert row["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert row["rank"] == round(1 / one["reciprocal_rank"]) - 1
         assert row["string"] == strings[row["token"]]
         assert row["top_string"] == strings[layers[row["layer"]][row["sequence"], row["position"]].argmax()]
@@ -308,18 +313,29 @@ def passage_text(counted: list[list[int]], documents: list[list[int]]) -> Text:
     return Text(np.zeros_like(np.array(documents)), np.array(documents), np.array(counted, dtype=bool))
 
 
-def test_the_passage_is_of_one_document_and_drawn_evenly() -> None:
+def test_a_passage_is_of_one_document_and_drawn_evenly() -> None:
     """Positions that do not count are passed over, borders of documents are not."""
     text = passage_text(
         [[0, 1, 1, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0, 1, 0]], [[-1, 0, 0, 0, 0, 1, 1, 1], [-1] + [2] * 7]
     )
-    seen = [draw_passage(text, 3, seed) for seed in range(400)]
+    seen = [draw_passages(text, 1, 3, seed)[0] for seed in range(400)]
     found = {(sequence, tuple(positions.tolist())) for sequence, positions in seen}
     assert found == {(0, (1, 2, 4)), (1, (1, 2, 3)), (1, (2, 3, 4)), (1, (3, 4, 6))}
     first = sum(sequence == 0 for sequence, _ in seen)
     assert 70 <= first <= 130  # a quarter of 400, give or take 3.5 standard deviations
-    sequence, positions = draw_passage(text, 6, 0)  # no document has six: the longest
+    ((sequence, positions),) = draw_passages(text, 1, 6, 0)  # no document has six: the longest
     assert (sequence, positions.tolist()) == (1, [1, 2, 3, 4, 6])
+
+
+def test_passages_are_of_different_sequences() -> None:
+    """The first one is the same, however many are drawn; a sequence without a long stretch comes last, as it is."""
+    text = passage_text([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0], [0] * 6], [[4] * 6] * 4)
+    drawn = draw_passages(text, 9, 4, 2)
+    assert sorted(sequence for sequence, _ in drawn) == [0, 1, 2]
+    assert (drawn[2][0], drawn[2][1].tolist()) == (0, [0, 1, 2])
+    (first,) = draw_passages(text, 1, 4, 2)
+    assert first[0] == drawn[0][0]
+    assert first[1].tolist() == drawn[0][1].tolist()
 
 
 def test_ids_that_pad_the_vocabulary_are_named(tiny_model: TINY, tmp_path: Path) -> None:
@@ -347,8 +363,13 @@ def test_documents_frame_by_hand() -> None:
     sums = np.zeros((2, 2, len(OUTCOMES)))
     sums[:, :, OUTCOMES.index("entropy")] = [[1.0, 2.0], [6.0, 8.0]]
     sums[:, :, OUTCOMES.index("agreement")] = [[0.0, 1.0], [1.0, 2.0]]
+    sums[:, :, OUTCOMES.index("loss")] = [[3.0, 2.0], [2.0, 1.0]]
+    sums[:, :, OUTCOMES.index("reciprocal_rank")] = [[0.5, 1.0], [1.0, 2.0]]
     frame = documents_frame(np.array([3, 8]), sums, np.array([1, 2]))
     assert frame["layer"].to_list() == [0, 0, 1, 1]
     assert frame["document"].to_list() == [3, 8, 3, 8]
     assert frame["entropy"].to_list() == [1.0, 3.0, 2.0, 4.0]
     assert frame["agreement"].to_list() == [0.0, 0.5, 1.0, 1.0]
+    assert frame["loss"].to_list() == [3.0, 1.0, 2.0, 0.5]
+    assert frame["reciprocal_rank"].to_list() == [0.5, 0.5, 1.0, 1.0]
+    assert frame["entropy_bits"].to_list() == pytest.approx([value / np.log(2) for value in frame["entropy"]])

@@ -68,7 +68,7 @@ def fills(root: ElementTree.Element, colour: str) -> int:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n_layers", [1, 8])
 def test_figures_are_drawn_for_shallow_and_deep_models(name: str, n_layers: int, tmp_path: Path) -> None:
-    found = fake.tables(fake.World(n_layers=n_layers, example_tokens=3, documents=2, interventions=("delete", "swap")))
+    found = fake.tables(fake.World(n_layers=n_layers, passage_tokens=3, documents=2, interventions=("delete", "swap")))
     chart = made(name, found)
     drawn = words(svg(chart, tmp_path))
     assert chart.title.text in drawn
@@ -250,7 +250,7 @@ def test_a_passage_is_cut_into_even_strips(number: int, sizes: list[int]) -> Non
 
 
 def test_cells_name_the_top_token_and_bold_is_the_final_one(tmp_path: Path) -> None:
-    table = fake.lens_tokens(fake.World(n_layers=3, example_tokens=4))
+    table = fake.lens_tokens(fake.World(n_layers=3, passage_tokens=4))
     cells = lens_tokens.prepare(table)
     assert len(cells) == 16
     root = svg(made("lens_tokens", {"lens_tokens": table}), tmp_path)
@@ -265,6 +265,25 @@ def test_cells_name_the_top_token_and_bold_is_the_final_one(tmp_path: Path) -> N
     assert set(cells["said"]) <= set(words(root))
 
 
+def test_one_passage_is_drawn_and_the_others_are_said_to_be_there() -> None:
+    table = fake.lens_tokens(fake.World(n_layers=2, passage_tokens=30, passages=3))
+    assert lens_tokens.prepare(table)["sequence"].unique().to_list() == [3]
+    said = subtitle(made("lens_tokens", {"lens_tokens": table}))
+    assert "passage 1 of 3; all are in the table" in said
+    assert "its first 28 of 30 tokens" in said
+    assert "sequence 1" in subtitle(made("lens_tokens", {"lens_tokens": table}, passage=2))
+    alone = fake.lens_tokens(fake.World(n_layers=2, passage_tokens=8, passages=1))
+    assert "passage" not in subtitle(made("lens_tokens", {"lens_tokens": alone})).replace("below: the passage", "")
+
+
+def test_every_quantity_of_the_lens_has_its_documents(tables: dict[str, pl.DataFrame]) -> None:
+    assert set(lens.QUANTITIES) <= set(tables["lens_documents"].columns)
+    text = json.dumps(made("lens", tables).to_dict())
+    for title, words_of, _, _ in lens.QUANTITIES.values():
+        assert json.dumps(title) in text
+        assert json.dumps(words_of) in text
+
+
 def test_long_and_unprintable_tokens_fit_their_cells() -> None:
     assert lens_tokens.shortened(" misunderstanding") == "\N{MIDDLE DOT}misunde\N{HORIZONTAL ELLIPSIS}"
     assert lens_tokens.shortened("\n") == "\\n"
@@ -273,7 +292,7 @@ def test_long_and_unprintable_tokens_fit_their_cells() -> None:
 
 def test_quotes_and_backslashes_in_tokens_are_drawn_as_they_are(tmp_path: Path) -> None:
     tokens = ('"', "'", "\\", " </script>", "{a}", "é", "日本", " x")
-    table = fake.lens_tokens(fake.World(n_layers=1, example_tokens=8, vocabulary=tokens))
+    table = fake.lens_tokens(fake.World(n_layers=1, passage_tokens=8, vocabulary=tokens))
     drawn = words(svg(made("lens_tokens", {"lens_tokens": table}), tmp_path))
     for token in ('"', "'", "{a}", "é", "日本"):
         assert token in drawn

@@ -58,7 +58,8 @@ def measure_lens(
     lens_documents: str | Path,
     lens_tokens: str | Path,
     sequences: int = 64,
-    example_tokens: int = 24,
+    passages: int = 4,
+    passage_tokens: int = 24,
     batch_size: int = 16,
     tokens_per_chunk: int = 128,
     resamples: int = 1000,
@@ -66,11 +67,12 @@ def measure_lens(
     seed: int = 0,
     provenance: Provenance | None = None,
 ) -> None:
-    """Write lens (means), lens_documents (means by document) and lens_tokens (an example passage, token by token).
+    """Write lens (means), lens_documents (means by document) and lens_tokens (example passages, token by token).
 
     Args:
         sequences: how many sequences are read.
-        example_tokens: length of the example passage in counted tokens; see `draw_passage`.
+        passages: example passages, each of another sequence; fewer if fewer sequences are read.
+        passage_tokens: length of a passage in counted tokens; see `draw_passages`.
         tokens_per_chunk: tokens whose log-probabilities are in memory at once, for two layers at a time.
 
     Raises:
@@ -94,9 +96,11 @@ def measure_lens(
     means = means_frame(sums, counts, weights, level).with_columns(family=pl.lit(family_of(model)))
     write_table(means, lens, "lens", provenance)
     write_table(documents_frame(documents, sums, counts), lens_documents, "lens_documents", provenance)
-    sequence, positions = draw_passage(text, example_tokens, seed)
-    passage = passage_frame(loaded, readout, text, sequence, positions, tokens_per_chunk)
-    write_table(passage, lens_tokens, "lens_tokens", provenance)
+    frames = [
+        passage_frame(loaded, readout, text, sequence, positions, tokens_per_chunk).with_columns(passage=pl.lit(number))
+        for number, (sequence, positions) in enumerate(draw_passages(text, passages, passage_tokens, seed))
+    ]
+    write_table(pl.concat(frames), lens_tokens, "lens_tokens", provenance)
 
 
 @torch.no_grad()
@@ -212,7 +216,8 @@ def documents_frame(
     """The table "lens_documents", layers first."""
     means = sums / counts[:, None, None]
     n_layers = sums.shape[1]
-    columns = {name: means[:, :, OUTCOMES.index(name)].T.ravel() for name in ("entropy", "kl", "agreement")}
+    columns = {name: means[:, :, place].T.ravel() for place, name in enumerate(OUTCOMES)}
+    columns["entropy_bits"] = columns["entropy"] / math.log(2)
     return pl.DataFrame(
         {
             "layer": np.repeat(np.arange(n_layers), len(documents)),
@@ -223,25 +228,32 @@ def documents_frame(
     )
 
 
-def draw_passage(text: Text, length: int, seed: int) -> tuple[int, Int[Array, " positions"]]:
-    """A sequence and `length` counted positions in a row, of one document, drawn by the seed.
+def draw_passages(text: Text, number: int, length: int, seed: int) -> list[tuple[int, Int[Array, " positions"]]]:
+    """Sequences, each with `length` counted positions in a row, of one document, drawn by the seed.
 
-    Each passage of the text has the same chance. Positions that do not count (line feeds, where they are excluded) are
-    passed over. Where no document has as many in one sequence, the passage is the longest one, the first of equals.
+    At each turn each passage of the sequences left has the same chance. Positions that do not count (line feeds, where
+    they are excluded) are passed over. Where no document has as many in one sequence, the passage is the longest one,
+    the first of equals.
     """
     stretches = []
     for sequence in np.flatnonzero(text.counted.any(axis=1)):
         positions = np.flatnonzero(text.counted[sequence])
         borders = np.flatnonzero(np.diff(text.documents[sequence, positions])) + 1
         stretches += [(int(sequence), part) for part in np.split(positions, borders)]
-    starts = np.array([max(0, len(part) - length + 1) for _, part in stretches])
-    if not starts.sum():
-        return max(stretches, key=lambda stretch: len(stretch[1]))
-    start = int(np.random.default_rng([seed, 0x6C65]).integers(starts.sum()))
-    place = int(np.searchsorted(starts.cumsum(), start, side="right"))
-    start -= int(starts[:place].sum())
-    sequence, part = stretches[place]
-    return sequence, part[start : start + length]
+    generator = np.random.default_rng([seed, 0x6C65])
+    found: list[tuple[int, Int[Array, " positions"]]] = []
+    while stretches and len(found) < number:
+        starts = np.array([max(0, len(part) - length + 1) for _, part in stretches])
+        if starts.sum():
+            start = int(generator.integers(starts.sum()))
+            place = int(np.searchsorted(starts.cumsum(), start, side="right"))
+            start -= int(starts[:place].sum())
+        else:
+            start, place = 0, max(range(len(stretches)), key=lambda i: len(stretches[i][1]))
+        sequence, part = stretches[place]
+        found.append((sequence, part[start : start + length]))
+        stretches = [stretch for stretch in stretches if stretch[0] != sequence]
+    return found
 
 
 def passage_frame(
@@ -252,7 +264,7 @@ def passage_frame(
     positions: Int[Array, " positions"],
     tokens_per_chunk: int,
 ) -> pl.DataFrame:
-    """The table "lens_tokens": the lens at some positions of one sequence, layers first."""
+    """Rows of the table "lens_tokens", but for `passage`: the lens at some positions of one sequence, layers first."""
     chosen = np.zeros_like(text.counted[:1])
     chosen[0, positions] = True
     row, tokens = text.tokens[[sequence]], text.tokens[sequence, positions]
@@ -265,11 +277,14 @@ def passage_frame(
         {
             "layer": np.repeat(np.arange(n_layers), len(positions)),
             "sequence": np.full(n_layers * len(positions), sequence),
+            "document": np.tile(text.documents[sequence, positions], n_layers),
             "position": np.tile(positions, n_layers),
             "token": np.tile(tokens, n_layers),
             "string": [strings[token] for token in tokens] * n_layers,
             "entropy": of["entropy"],
+            "entropy_bits": of["entropy"] / math.log(2),
             "kl": of["kl"],
+            "loss": of["loss"],
             "rank": np.rint(1 / of["reciprocal_rank"]).astype(np.int64) - 1,
             "top_string": [strings[token] for top in tops for token in top],
         },

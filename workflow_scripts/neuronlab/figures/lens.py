@@ -25,6 +25,7 @@ QUANTITIES = {
     "kl": ("KL(final || lens) (nats)", "divergence from the final distribution", theme.BLUE, "linear"),
     "loss": ("loss (nats)", "loss of the next token", theme.PURPLE, "linear"),
     "agreement": ("share of tokens", "top prediction is the final one", theme.GREEN, "share"),
+    "reciprocal_rank": ("reciprocal rank", "rank of the final prediction in the lens", theme.ORANGE, "linear"),
 }
 LOOKS = [Look(quantity, colour) for quantity, (_, _, colour, _) in QUANTITIES.items()]
 
@@ -90,7 +91,7 @@ def chart(
         return theme.finish(theme.note_chart("no layer was read"), TITLE, [theme.about(model, text)])
     shown = long_documents(documents)
     n, there = shown["document"].n_unique(), documents["document"].n_unique()
-    panels = [panel(table, shown, quantity, foot=i >= 2) for i, quantity in enumerate(QUANTITIES)]
+    panels = [panel(table, shown, quantity, foot=i >= len(QUANTITIES) - 2) for i, quantity in enumerate(QUANTITIES)]
     clusters = int(table["n_documents"].max())
     tokens, layers = int(table["n_tokens"].max()), int(table["layer"].max())
     subtitle = [

@@ -32,10 +32,9 @@ def shortened(string: str) -> str:
     return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def prepare(table: pl.DataFrame, sequence: int | None = None) -> pl.DataFrame:
+def prepare(table: pl.DataFrame, passage: int = 0) -> pl.DataFrame:
     """Cells of one passage: layer, position, entropy, rank, kl, said (top token), label (the token), final (rank 0)."""
-    chosen = table["sequence"].min() if sequence is None else sequence
-    own = table.filter(pl.col("sequence") == chosen)
+    own = table.filter(pl.col("passage") == passage)
     positions = own["position"].unique().sort().head(PASSAGE)
     return (
         own.filter(pl.col("position").is_in(positions.to_list()))
@@ -110,25 +109,28 @@ def strip(cells: pl.DataFrame, domain: Sequence[float], *, legend: bool) -> alt.
     return alt.layer(*drawn).properties(width=CELL_WIDTH * len(places), height=height * len(layers))
 
 
-def chart(table: pl.DataFrame, *, model: str, text: str, sequence: int | None = None) -> alt.TopLevelMixin:
+def chart(table: pl.DataFrame, *, model: str, text: str, passage: int = 0) -> alt.TopLevelMixin:
     """The figure, from the table `lens_tokens`.
 
     Args:
-        sequence: whose passage to draw; the first one's if not given.
+        passage: which to draw; 0 the first that was drawn by the seed.
     """
     if not len(table):
         return theme.finish(theme.note_chart("no passage was read"), TITLE, [theme.about(model, text)])
-    cells = prepare(table, sequence)
+    cells = prepare(table, passage)
     parts = strips(cells["position"].unique().sort().to_list())
     domain = theme.linear_domain(cells["entropy"], pad=0.0)
     drawn = [strip(cells.filter(pl.col("position").is_in(part)), domain, legend=i == 0) for i, part in enumerate(parts)]
     places = sum(len(part) for part in parts)
+    passages, tokens = table["passage"].n_unique(), table.filter(pl.col("passage") == passage)["position"].n_unique()
     subtitle = [
         theme.about(model, text, f"sequence {cells['sequence'][0]}", theme.count(places, "token")),
         "below: the passage; in the cells: the token that the lens at this layer puts first",
         "bold: it is the model's final prediction",
         "top row: the model's own output",
         "\N{MIDDLE DOT} a leading space",
+        f"passage {passage + 1} of {passages}; all are in the table" if passages > 1 else None,
+        f"its first {places} of {tokens} tokens" if places < tokens else None,
     ]
     return theme.finish(alt.vconcat(*drawn, spacing=22), TITLE, subtitle)
 
