@@ -157,7 +157,7 @@ rule ablate_synthetic:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("ablation"),
+        mem_mb=memory("chosen"),
         runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
@@ -199,7 +199,7 @@ rule select_token_frequency:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("ablation"),
+        mem_mb=memory("chosen"),
         runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
@@ -240,7 +240,7 @@ rule trace_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("ablation"),
+        mem_mb=memory("chosen"),
         runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),

@@ -129,7 +129,7 @@ rule ablate_induction:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("ablation"),
+        mem_mb=memory("chosen"),
         runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),

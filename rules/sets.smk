@@ -27,7 +27,7 @@ rule ablate_sets:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("ablation"),
+        mem_mb=memory("chosen"),
         runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
@@ -66,7 +66,7 @@ rule clamp_neurons:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("ablation"),
+        mem_mb=memory("chosen"),
         runtime=minutes("forward"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),

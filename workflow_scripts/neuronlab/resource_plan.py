@@ -17,7 +17,8 @@ from dataclasses import dataclass
 KINDS = {
     "weights": "reads weights: norms, singular directions, vocabulary moments, null space; no text",
     "forward": "passes over a text: activation statistics, baselines, attention, induction, answers",
-    "ablation": "effects of last-layer neurons at every token of a shard, in closed form",
+    "ablation": "effects of all last-layer neurons at every token of a shard, in closed form",
+    "chosen": "the same of chosen neurons and sets: traces, doses, joint ablation, controls",
     "decoding": "greedy continuations of a shard's prompts under many variants of the last layer",
     "layers": "deleted, averaged and swapped layers, logit lens: one clean pass, then what is left of each changed one",
     "float64": "verification: a float64 copy of the model beside the model, if it fits",
@@ -28,6 +29,7 @@ MIB = 2**20
 SAFETY = 1.3  # on memory and time, for what the terms leave out: allocators, fragmentation, machines unlike ours
 
 # Memory, bytes.
+LOADED = 64 * MIB  # a model's modules, hooks and tokenizer
 PYTHON = 900 * MIB  # torch, transformers, numba's compiler, polars: before any weight is there
 PYTHON_TABLES = 500 * MIB  # polars, numpy, altair
 CUDA_CONTEXT = 1024 * MIB
@@ -36,9 +38,12 @@ DOUBLE_READOUT = 2**30  # read-outs up to this size are kept in float64 (`ablati
 ROWS_IN_FLOAT64 = 256  # of U made float64 at a time (`kernels.interface.BLOCK`)
 COLUMNS_IN_FLOAT64 = 8192  # of W_U made float64 at a time (`kernels.interface.COLUMNS`)
 CLEAN_ARRAYS = 8  # float64 [tokens, V] of a chunk's clean read-out alive at once: z, logits, lp, p, their temporaries
+TOKENS_PER_DOCUMENT = 200  # tables have rows per document; texts of shorter documents take more
+CHOSEN = 256  # neurons of all selections and their controls
+TRACED, TRACE_COLUMNS = 120, 30  # neurons that are traced token by token, and columns of that table
 SUM_COLUMNS = 32  # of a shard's table (`schemas`, "ablation_shard")
 EFFECT_ARRAYS = 64  # float64 [tokens, neurons] of a chunk: factors, effects, and the columns that are summed
-TABLE_COPIES = 3  # of the sums: as they are added up, as a frame, as the writer holds them
+TABLE_COPIES = 3  # of sums and traces: as they are collected, as a frame, as the writer or a reader holds them
 KERNEL_ON_GPU = 4 * 2**30  # temporaries of the torch kernel there (`ablation.TORCH_BUDGET`)
 LINES_KEPT = {False: 256 * MIB, True: 4 * 2**30}  # directions' logits kept while decoding, by GPU
 LINES_OF_A_VARIANT = 4  # neurons of a set, divided by the values that it is held at
@@ -142,6 +147,11 @@ def _mine(load: Load) -> int:
     return math.ceil(load.sequences / load.shards)
 
 
+def _documents(load: Load) -> int:
+    """Documents of one shard: one for each sequence, and more where sequences are long."""
+    return _mine(load) * (1 + load.sequence_length // TOKENS_PER_DOCUMENT)
+
+
 def _per_pass(load: Load) -> int:
     """Sequences of one forward pass."""
     return min(load.batch_size, max(_mine(load), 1))
@@ -197,20 +207,25 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
         return {}
     single = load.d_model * load.d_vocab * FLOAT32
     tile = min(load.neurons_per_tile, load.d_mlp)
-    terms = {"weights": load.parameters * load.bytes_per_weight}
+    terms = {"weights": load.parameters * load.bytes_per_weight, "modules": LOADED}
+    block = load.d_model * min(COLUMNS_IN_FLOAT64, load.d_vocab) * FLOAT64  # of W_U, while it is folded or multiplied
     if kind == "weights":
         # The read-out and its columns of unit length; with them one layer's weights, or the singular directions.
-        return terms | {"read-out": 2 * single, "work": max(last_layer_bytes(load), spectrum_bytes(load))}
+        return terms | {"read-out": 2 * single, "work": block + max(last_layer_bytes(load), spectrum_bytes(load))}
     terms |= {"read-out": readout_bytes(load), "last layer": last_layer_bytes(load), "pass": pass_bytes(load)}
-    if kind == "ablation":
-        terms |= {"U": tile_bytes(load, tile), "chunk": chunk_bytes(load, tile)}
+    if kind in ("ablation", "chosen"):
+        neurons = tile if kind == "ablation" else min(tile, CHOSEN)
+        terms |= {"U": tile_bytes(load, neurons), "chunk": chunk_bytes(load, neurons)}
     elif kind == "forward":
         terms |= {"U": tile_bytes(load, min(tile, ROWS_IN_FLOAT64)), "chunk": chunk_bytes(load, 0)}
     elif kind == "decoding":
         lines = LINES_OF_A_VARIANT * load.replacements * load.d_vocab
         lines *= FLOAT64 if lines * FLOAT64 <= DOUBLE_READOUT else FLOAT32
         cache = 2 * load.n_layers * _per_pass(load) * load.sequence_length * 2 * load.d_model * load.bytes_per_weight
-        terms |= {"U": lines + tile_bytes(load, ROWS_IN_FLOAT64), "lines of a block": LINES_KEPT[load.gpus > 0]}
+        terms |= {
+            "U": lines + tile_bytes(load, ROWS_IN_FLOAT64),
+            "block of lines": min(LINES_KEPT[load.gpus > 0], lines),
+        }
         terms |= {"keys and values": cache, "chunk": chunk_bytes(load, 0)}
     elif kind == "layers":
         # What enters every layer, for a batch; the changed residuals that wait for the read-out take as much at most.
@@ -218,25 +233,34 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
         terms |= {"streams": streams * max(load.bytes_per_weight, FLOAT32), "chunk": chunk_bytes(load, 0)}
     else:
         # The oracle's read-out in float64; the model's copy, with a pass of its own.
-        terms |= {"oracle": 2 * single, "chunk": chunk_bytes(load, ROWS_IN_FLOAT64)}
+        terms |= {"oracle": 2 * single + block, "chunk": chunk_bytes(load, ROWS_IN_FLOAT64)}
         terms |= {"copy": load.parameters * FLOAT64 + pass_bytes(load)} if copied else {}
-    if load.gpus and kind in ("ablation", "decoding"):
+    if load.gpus and kind in ("ablation", "chosen", "decoding"):
         terms["kernel"] = KERNEL_ON_GPU
     return terms
 
 
 def table_terms(kind: str, load: Load) -> dict[str, int]:
-    """Bytes on the host beside the model: libraries and tables. One document for each sequence is assumed."""
-    text = 3 * load.sequences * load.sequence_length * 40
-    statistics = load.d_mlp * load.sequence_length * (FLOAT64 + 32)  # means by position, read through Python lists
+    """Bytes on the host beside the model: libraries and tables."""
+    tokens = load.sequences * load.sequence_length
+    text = 3 * 3 * tokens * FLOAT64  # tokens, documents, what counts; as a frame, flat, and as arrays
+    statistics = 3 * load.d_mlp * load.sequence_length * FLOAT64  # means by position
+    sums = TABLE_COPIES * _documents(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
+    traces = TABLE_COPIES * TRACED * tokens * TRACE_COLUMNS * FLOAT64
     if kind == "tables":
-        sums = TABLE_COPIES * load.sequences * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
-        return {"libraries": PYTHON_TABLES, "sums": sums, "bootstrap": 4 * RESAMPLES * load.d_mlp * FLOAT64}
+        shards = load.shards * sums  # of all shards
+        return {
+            "libraries": PYTHON_TABLES,
+            "sums or traces": max(shards, traces),
+            "bootstrap": 4 * RESAMPLES * load.d_mlp * FLOAT64,
+        }
     if kind == "weights":
         return {"libraries": PYTHON, "table": load.n_layers * load.d_mlp * 40 * FLOAT64}
     terms = {"libraries": PYTHON, "text": text, "statistics": statistics}
     if kind == "ablation":
-        terms["sums"] = TABLE_COPIES * _mine(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
+        terms["sums"] = sums
+    if kind == "chosen":
+        terms["traces"] = traces
     if kind == "decoding":
         terms["entropies"] = _mine(load) * load.replacements * 40
     return terms
@@ -256,7 +280,7 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
 
     terms = {"start": START_SECONDS}
     if kind == "tables":
-        numbers = load.sequences * N * load.replacements * SUM_COLUMNS
+        numbers = load.shards * _documents(load) * N * load.replacements * SUM_COLUMNS
         return terms | {"reading": numbers * 20e-9, "bootstrap": 2 * RESAMPLES * numbers / 15e9}
     width = load.bytes_per_weight
     one_pass = flops(2.0 * load.parameters * places, width)
@@ -268,8 +292,11 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
         terms["random spectra"] = flops(6.0 * draws * d**3, 8)
         terms["vocabulary moments"] = L * (flops(2.0 * N * d * V, 4) + elementwise(N * V, CPU_MOMENTS, 50))
     elif kind == "forward":
-        # Moments, histograms, medians, baseline.
-        terms |= {"passes": 4 * one_pass, "read-out": readout}
+        # Moments with the baseline, histograms, medians.
+        terms |= {"passes": 3 * one_pass, "read-out": readout}
+    elif kind == "chosen":
+        terms |= {"passes": 2 * one_pass, "read-out": readout, "U": flops(2.0 * CHOSEN * d * V, 8)}
+        terms["kernel"] = load.replacements * elementwise(places * CHOSEN * V, 4 * CPU_KERNEL, 4 * GPU_KERNEL_BYTES)
     elif kind == "ablation":
         batches = math.ceil(_mine(load) / load.batch_size) if load.neurons_per_tile < N else 1
         terms |= {"passes": 2 * one_pass, "read-out": readout}  # two: "resample" reads the donors
