@@ -1,0 +1,134 @@
+"""The demo's main job in small, run through `--profile slurm` from the project's root, or on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from project import ROOT, Project
+
+TEXT = "results/demo/texts/evaluation"
+TARGETS = (f"{TEXT}/ablation/effects.parquet", f"{TEXT}/figures/verification.svg")
+SHARDS = 4
+# Every rule of a run from nothing, by where the profile runs it.
+GPU_JOBS = {"measure_activations": 1, "ablate_neurons": SHARDS, "verify_ablation": 1}
+OTHER_JOBS = {"tokenize_text": 1, "count_tokens": 1, "summarize_effects": 1}
+LOCAL_JOBS = {"make_demo_world": 1, "draw_verification": 1}
+# The profile waits as suits a busy cluster; here a job takes seconds.
+QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
+
+
+def study(**compute: object) -> dict:
+    """Ablation of the shipped demo model on a little text, in several shards, every model job on one GPU."""
+    return {
+        "models": {"demo": {"source": "demo", "null_space_k": [6]}},
+        "texts": {
+            "evaluation": {
+                "source": "demo",
+                "split": "evaluation_b",
+                "sequence_length": 48,
+                "sequences": 16,
+                "counts": "demo",
+            }
+        },
+        "confidence_regulation": {"models": ["demo"], "texts": ["evaluation"]},
+        "selections": {"entropy": {"rule": "rho_then_logit_var", "rho_min": 0.8, "count": 6}},
+        "ablation": {
+            "replacements": ["mean"],
+            "resamples": 100,
+            "verification": {"pairs": 16, "forward_pairs": 4},
+        },
+        "figures": {"formats": ["svg"]},
+        # GPUs are asked for whatever device a job finds: here it is the CPU.
+        "compute": {
+            "device": "cpu",
+            "shards": SHARDS,
+            "gpus_per_job": 1,
+            "batch_size": 4,
+            "memory_mb": 2000,
+            "runtime_minutes": 20,
+        }
+        | compute,
+    }
+
+
+class ClusterProject(Project):
+    """A working directory for runs on a cluster."""
+
+    def slurm_command(self, *arguments: str) -> list[str]:
+        """What a user types in the project's root, with a configuration and a directory of their own."""
+        typed = [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", *QUICK]
+        return [*typed, "--directory", str(self.directory), "--configfile", str(self.config_path)]
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "snakemake.log"
+
+    def start(self, *targets: str) -> subprocess.Popen:
+        """Start a run through the profile; its output goes to `log`."""
+        with self.log.open("w") as sink:
+            return subprocess.Popen(
+                self.slurm_command(*(targets or TARGETS)),
+                cwd=ROOT,
+                env=self.environment(),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def started(self, *targets: str):
+        """A run in the background that does not outlive the block."""
+        run = self.start(*targets)
+        try:
+            yield run
+        finally:
+            if run.poll() is None:
+                run.send_signal(signal.SIGINT)
+                try:
+                    run.wait(60)
+                except subprocess.TimeoutExpired:
+                    run.kill()
+                    run.wait()
+
+    def finish(self, run: subprocess.Popen, seconds: float = 900) -> str:
+        """Wait for a run that has to succeed; return its output."""
+        code = run.wait(seconds)
+        assert code == 0, f"exit {code}:\n{self.log.read_text()[-6000:]}"
+        return self.log.read_text()
+
+    def run_on_slurm(self, *targets: str) -> str:
+        with self.started(*targets) as run:
+            return self.finish(run)
+
+    def run_locally(self) -> None:
+        self.run("--resources", "gpu=2", "--", *TARGETS)
+
+    def run_name(self) -> str:
+        """The name that the plugin gave to the jobs of the last run."""
+        return re.search(r"SLURM run ID: (\S+)", self.log.read_text())[1]
+
+    def results(self) -> dict[str, bytes]:
+        """Content of all tables and figures by path; no logs and benchmarks, which hold times."""
+        root = self.directory / "results"
+        kept = [path for path in root.rglob("*") if path.suffix in (".parquet", ".svg") and path.name[0] != "."]
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in kept}
+
+    def times(self) -> dict[str, int]:
+        """When each table and figure was last written."""
+        root = self.directory / "results"
+        return {name: (root / name).stat().st_mtime_ns for name in self.results()}
+
+    def take_over(self, other: Project) -> None:
+        """Start from another project's finished texts and tokens, so that only the model jobs are left to do."""
+        shutil.copytree(other.directory / "results/inputs", self.directory / "results/inputs")
+        shutil.copytree(other.directory / ".snakemake/metadata", self.directory / ".snakemake/metadata")
+        for name in ("tokens.parquet", "token_counts.parquet"):
+            target = self.directory / TEXT / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(other.directory / TEXT / name, target)

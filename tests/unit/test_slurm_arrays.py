@@ -1,0 +1,70 @@
+"""How members of a job array are handed to Slurm: at once, and only with members that ask for the same."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from neuronlab.slurm_arrays import by_request, mend_arrays
+
+
+def job(name: str, threads: int = 1, **resources: object) -> SimpleNamespace:
+    return SimpleNamespace(name=name, threads=threads, resources=resources)
+
+
+def names(groups: list[list[SimpleNamespace]]) -> list[list[str]]:
+    return [[member.name for member in group] for group in groups]
+
+
+def fake_plugin() -> SimpleNamespace:
+    """The parts of the plugin that matter, with a record of what was submitted."""
+
+    class Executor:
+        def __init__(self):
+            self.arrays, self.singles = [], []
+
+        def _submit_array_jobs(self, jobs):
+            self.arrays.append([member.name for member in jobs])
+
+        def _submit_job(self, single):
+            self.singles.append(single.name)
+
+    return SimpleNamespace(Executor=Executor, pending_jobs_for_rule=lambda dag, rule: 7)
+
+
+def test_members_share_what_they_ask_for():
+    jobs = [job("a", mem_mb=10), job("b", mem_mb=20), job("c", mem_mb=10), job("d", 2, mem_mb=10)]
+    assert names(by_request(jobs)) == [["a", "c"], ["b"], ["d"]]
+
+
+def test_what_slurm_is_not_asked_for_sets_no_jobs_apart():
+    jobs = [job("a", mem_mb=10, disk_mb=1, tmpdir="/x"), job("b", mem_mb=10, disk_mb=2, tmpdir="/y")]
+    assert names(by_request(jobs)) == [["a", "b"]]
+
+
+def test_unequal_members_are_submitted_apart_and_single_ones_as_plain_jobs():
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    executor = plugin.Executor()
+    executor._submit_array_jobs([job("a", mem_mb=10), job("b", mem_mb=20), job("c", mem_mb=10)])
+    assert (executor.arrays, executor.singles) == ([["a", "c"]], ["b"])
+
+
+def test_nothing_is_held_back_for_members_that_come_later():
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    assert plugin.pending_jobs_for_rule(None, "ablate_neurons") == 0
+
+
+def test_mending_twice_changes_nothing_more():
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    once = plugin.Executor._submit_array_jobs
+    mend_arrays(plugin)
+    assert plugin.Executor._submit_array_jobs is once
+
+
+def test_another_plugin_is_left_alone():
+    other = SimpleNamespace(Executor=type("Executor", (), {}))
+    mend_arrays(other)
+    mend_arrays(None)
+    assert vars(other).keys() == {"Executor"}

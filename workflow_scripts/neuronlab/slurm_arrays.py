@@ -1,0 +1,51 @@
+"""Two faults of job arrays in the Slurm plugin of Snakemake (2.8.0), mended where a run is started.
+
+* It holds back the members of an array while others of the rule are ready, although Snakemake already counts them
+  as running: whenever fewer are handed over than are ready (`--jobs`, `--resources`, the limit on submissions per
+  second), the run waits for ever.
+* It asks for what the first member needs, for all of them: shards of a large model would get the memory of a small
+  one, and a second attempt the memory of a first.
+
+Here whatever is handed over is submitted at once, in one array per distinct request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+# Resources that differ between jobs without being asked of Slurm.
+OWN = ("_cores", "_nodes", "_job_count", "tmpdir", "disk", "disk_mb", "disk_mib")
+
+
+def request(job: Any) -> Hashable:
+    """What a job asks of Slurm: jobs that ask for the same may stand in one array."""
+    asked = {name: str(value) for name, value in job.resources.items() if name not in OWN}
+    return job.threads, tuple(sorted(asked.items()))
+
+
+def by_request(jobs: Sequence[Any]) -> list[list[Any]]:
+    """The jobs, grouped by what they ask for, in the order of their first members."""
+    groups: dict[Hashable, list[Any]] = {}
+    for job in jobs:
+        groups.setdefault(request(job), []).append(job)
+    return list(groups.values())
+
+
+def mend_arrays(plugin: Any) -> None:
+    """Change the plugin's module in place; a plugin without these parts is left alone."""
+    executor = getattr(plugin, "Executor", None)
+    submit: Callable | None = getattr(executor, "_submit_array_jobs", None)
+    if submit is None or not hasattr(plugin, "pending_jobs_for_rule") or hasattr(submit, "mended"):
+        return
+
+    def submit_by_request(self: Any, jobs: Sequence[Any]) -> None:
+        for members in by_request(jobs):
+            if len(members) > 1:
+                submit(self, members)
+            else:
+                self._submit_job(members[0])
+
+    submit_by_request.mended = True
+    executor._submit_array_jobs = submit_by_request
+    plugin.pending_jobs_for_rule = lambda dag, rule: 0  # nothing is worth waiting for
