@@ -158,7 +158,7 @@ rule ablate_synthetic:
     threads: COMPUTE["threads"]
     resources:
         mem_mb=memory("chosen"),
-        runtime=minutes("forward"),
+        runtime=minutes("chosen"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -200,7 +200,7 @@ rule select_token_frequency:
     threads: COMPUTE["threads"]
     resources:
         mem_mb=memory("chosen"),
-        runtime=minutes("forward"),
+        runtime=minutes("chosen"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -241,7 +241,7 @@ rule trace_neurons:
     threads: COMPUTE["threads"]
     resources:
         mem_mb=memory("chosen"),
-        runtime=minutes("forward"),
+        runtime=minutes("chosen"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

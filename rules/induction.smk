@@ -130,7 +130,7 @@ rule ablate_induction:
     threads: COMPUTE["threads"]
     resources:
         mem_mb=memory("chosen"),
-        runtime=minutes("forward"),
+        runtime=minutes("chosen"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

@@ -28,7 +28,7 @@ rule ablate_sets:
     threads: COMPUTE["threads"]
     resources:
         mem_mb=memory("chosen"),
-        runtime=minutes("forward"),
+        runtime=minutes("chosen"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -67,7 +67,7 @@ rule clamp_neurons:
     threads: COMPUTE["threads"]
     resources:
         mem_mb=memory("chosen"),
-        runtime=minutes("forward"),
+        runtime=minutes("chosen"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
