@@ -147,7 +147,7 @@ def verification(world: World) -> pl.DataFrame:
     rows = [
         {"intervention": name, "layer": layer, "other": other, "quantity": quantity, "fast": 0.5 + 1e-8}
         for name, layer, other in interventions(world).select("intervention", "layer", "other").iter_rows()
-        for quantity in ("kl", "loss_change", "entropy")
+        for quantity in ("kl", "loss_change", "entropy", "agreement", "reciprocal_rank")
     ]
     frame = pl.DataFrame(
         rows, schema=_columns("intervention_verification", without=("brute_force", "error", "tolerance", "passed"))

@@ -11,9 +11,12 @@ import naive_layers
 import numpy as np
 import polars as pl
 import pytest
+import tiny_models
+import torch
 from neuronlab import interventions, layer_passes, layer_verification, precise_copies
 from neuronlab.final_states import Text
 from neuronlab.interventions import QUANTITIES, intervene_layers
+from neuronlab.layer_outcomes import OUTCOMES
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses
 from neuronlab.layer_plan import depth_of, plan_interventions, swapped_pairs
 from neuronlab.layer_verification import judge, report
@@ -170,10 +173,23 @@ def test_verification_of_this_run(directories: dict[str, Path], tmp_path: Path) 
     """A row per intervention and quantity, far within the tolerance; a float64 model is its own copy."""
     for dtype in ("float32", "float64"):
         found = run(directories, "gemma2", tmp_path, dtype)["intervention_verification"]
-        assert len(found) == 3 * (6 * 3 + 2)
-        assert found["quantity"].unique(maintain_order=True).to_list() == ["kl", "loss_change", "entropy"]
+        assert len(found) == 5 * (6 * 3 + 2) + 3
+        assert found["quantity"].unique(maintain_order=True).to_list() == [
+            "kl",
+            "loss_change",
+            "entropy",
+            "agreement",
+            "reciprocal_rank",
+            "mean_output",
+        ]
         assert found["passed"].all()
+        means = found.filter(pl.col("quantity") == "mean_output")
+        assert means["layer"].to_list() == [0, 1, 2]
+        assert (means["error"] < 0.1 * means["tolerance"]).all()
+        assert (means["fast"].abs() > 0).all()
+        found = found.filter(pl.col("quantity") != "mean_output")
         assert found["error"].max() < 1e-9
+        assert found.filter(pl.col("quantity") == "reciprocal_rank")["fast"].n_unique() > 2
         assert (found.filter(pl.col("quantity") == "kl")["brute_force"] > 1e-3).all()
 
 
@@ -203,13 +219,68 @@ def test_a_wrong_pass_stops_the_run(
     assert not list(tmp_path.iterdir())
 
 
+def test_wrong_ranks_stop_the_run(
+    directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank off, which neither KL, nor loss, nor entropy shows."""
+    right = layer_verification.outcomes
+
+    def wrong(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
+        before, after = right(*arguments)
+        places = [OUTCOMES.index(name) for name in ("agreement", "reciprocal_rank")]
+        rank = 1 / after[:, places[1]]
+        after[:, places[0]], after[:, places[1]] = 0.0, 1 / (rank + 1)
+        return before, after
+
+    monkeypatch.setattr(layer_verification, "outcomes", wrong)
+    with pytest.raises(InterventionError, match=r"worst: (agreement|reciprocal_rank) of"):
+        run(directories, "llama", tmp_path, kinds=["delete"])
+
+
+def test_ranks_among_equal_logits_may_come_in_either_order(
+    directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that says the same of all tokens: every rank is right, and the run goes on."""
+    network = tiny_models.make_model("gpt2", config=naive_layers.deeper("gpt2", 2))
+    with torch.no_grad():
+        network.lm_head.weight.copy_(network.lm_head.weight[:1].expand_as(network.lm_head.weight).clone())
+    network.save_pretrained(tmp_path / "flat")
+    tiny_models.make_tokenizer().save_pretrained(tmp_path / "flat")
+    given = directories | {"flat": tmp_path / "flat"}
+    out = tmp_path / "out"
+    out.mkdir()
+    found = run(given, "flat", out, kinds=["delete"])["intervention_verification"]
+    assert found["passed"].all()
+
+
+def test_means_over_the_wrong_positions_stop_the_run(
+    directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides of the other comparisons put the same means in place: these have a check of their own."""
+    right = LayerPasses.mean_outputs
+
+    def all_positions(self: LayerPasses, batches: Iterator[tuple]) -> object:
+        return right(self, ((tokens, torch.ones_like(counted)) for tokens, counted in batches))
+
+    monkeypatch.setattr(LayerPasses, "mean_outputs", all_positions)
+    with pytest.raises(InterventionError, match=r"worst: mean_output of 'mean' at layer"):
+        run(directories, "gpt2", tmp_path, kinds=["mean_mlp"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_means_are_checked_even_where_no_float64_copy_fits(directories: dict[str, Path], tmp_path: Path) -> None:
+    found = run(directories, "gpt_neox", tmp_path, kinds=["mean", "swap"], memory_mb=0.01)["intervention_verification"]
+    assert found["quantity"].to_list() == ["mean_output"] * 3
+    assert found["passed"].all()
+
+
 def test_verification_left_out_is_said(
     directories: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = run(directories, "gpt2", tmp_path, memory_mb=0.01)
     assert "WARNING: changed layers are not verified" in (said := capsys.readouterr().err)
     assert "compute.memory_mb" in said
-    assert not len(found["intervention_verification"])
+    assert set(found["intervention_verification"]["quantity"]) == {"mean_output"}
     assert len(found["interventions"]) == 6 * 3 + 2
     run(directories, "gpt2", tmp_path, verification_tokens=0)
     assert "no token is to be compared" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from neuronlab.final_states import Text
 from neuronlab.layer_outcomes import CLEAN_OUTCOMES, OUTCOMES, outcomes
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses
 from neuronlab.layer_plan import depth_of, plan_interventions
-from neuronlab.layer_verification import report, verify_interventions
+from neuronlab.layer_verification import StreamChanges, report, verify_interventions, verify_means
 from neuronlab.model_families import family_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -98,9 +98,10 @@ def intervene_layers(
     counts = np.zeros(len(documents), dtype=np.int64)
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device  # mps has no float64
     readout = loaded.readout().to(device)
+    stream = StreamChanges(loaded.n_layers, loaded.d_model)
     for rows in batches(wanted, batch_size, "layers") if planned else ():
         document = np.searchsorted(documents, text.documents[rows][text.counted[rows]])
-        values = changes_of(passes, readout, text, rows, planned, tokens_per_chunk, memory_mb)
+        values = changes_of(passes, readout, text, rows, planned, tokens_per_chunk, memory_mb, stream)
         np.add.at(sums, document, np.moveaxis(values, -1, 0))
         counts += np.bincount(document, minlength=len(counts))
     frame = interventions_frame(
@@ -117,6 +118,8 @@ def intervene_layers(
         memory_mb=memory_mb,
         seed=seed,
     )
+    if passes.means is not None:
+        checked = pl.concat([checked, verify_means(passes.means, stream, model.dtype)])
     report(checked)
     spent = costs_frame(planned, loaded.n_layers, passes.evaluations, len(wanted))
     write_table(spent, costs, "intervention_costs", provenance)
@@ -132,11 +135,15 @@ def changes_of(
     planned: Sequence[Intervention],
     tokens_per_chunk: int,
     memory_mb: float = DEFAULT_MEMORY_MB,
+    stream: StreamChanges | None = None,
 ) -> Float64[Array, "interventions quantities tokens"]:
     """Quantities in the order of `QUANTITIES` at the counted positions of some sequences, in their order.
 
     The residuals of all layers are in memory for these sequences alone; the final residuals of as many interventions
     as fit share the clean read-out.
+
+    Args:
+        stream: what the blocks add to the stream here is added to it.
 
     Raises:
         InterventionError: for residuals that hold NaN or infinity.
@@ -147,6 +154,8 @@ def changes_of(
     targets = torch.from_numpy(text.tokens[rows][row, position + 1]).long()
     residuals = passes.clean(torch.from_numpy(text.tokens[rows]).long())
     clean = residuals[-1][at]
+    if stream is not None:
+        stream.add([residual[at] for residual in residuals])
     fitting = SHARE_OF_MEMORY * memory_mb * 2**20 / (clean.numel() * clean.element_size())
     together = int(min(max(1, fitting), len(planned)))
     values = np.zeros((len(planned), len(QUANTITIES), len(row)))

@@ -3,6 +3,13 @@
 The brute force shares with the fast path neither its start (it reads the tokens, not a residual), nor its exchange of
 weights (values are copied from block to block), nor its read-out (the model's own logits, unfolded): outputs are
 replaced by hooks in a pass through all blocks. Both sides are float64.
+
+Ranks are counts: where two logits are nearer than rounding in float64, either order is right. The brute force's rank is
+then whichever of the possible ones is nearest to the fast one.
+
+Both sides put the same means in place, so these are checked on their own, over all counted positions of the run: the
+means of a block's attention and MLP, caught by hooks in a pass of their own, add up to the mean change of the residual
+stream through the block, from the clean passes of the interventions.
 """
 
 from __future__ import annotations
@@ -15,21 +22,70 @@ from itertools import groupby
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from neuronlab.bridge_parts import hooked_forward
 from neuronlab.final_states import Text
-from neuronlab.layer_outcomes import OUTCOMES, outcomes
+from neuronlab.layer_outcomes import CLEAN_OUTCOMES, OUTCOMES, outcomes
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses, Means
+from neuronlab.model_checks import TOLERANCE
 from neuronlab.models import Model
 from neuronlab.precise_copies import fits_twice, precise_copy
 from neuronlab.schemas_stages import STAGES_TABLES
 from neuronlab.token_sample import sample_counted
 
 Array = np.ndarray
-QUANTITIES = ("kl", "loss_change", "entropy")
+QUANTITIES = ("kl", "loss_change", "entropy", "agreement", "reciprocal_rank")
+MEAN_OUTPUT = "mean_output"
+TIE = 1e-10  # logits nearer to one another than this, in units of 1 + the larger size, may come in either order
 TOKENS_PER_CHUNK = 32
+
+
+class StreamChanges:
+    """What every block adds to the residual stream, on average over the counted positions of clean passes.
+
+    Attributes:
+        total: changes of the stream added up.
+        largest: largest size of the stream before and after each block, by dimension.
+        count: positions so far.
+    """
+
+    def __init__(self, n_layers: int, d_model: int) -> None:
+        self.total = torch.zeros(n_layers, d_model, dtype=torch.float64)
+        self.largest = torch.zeros(n_layers, d_model, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, residuals: Sequence[Float[Tensor, "tokens d"]]) -> None:
+        """The L + 1 streams of some positions: what enters each block, and what leaves the last."""
+        before = residuals[0].cpu().double()
+        for layer, after in enumerate(residuals[1:]):
+            after = after.cpu().double()
+            self.total[layer] += (after - before).sum(0)
+            sizes = torch.maximum(before.abs().amax(0), after.abs().amax(0))
+            self.largest[layer] = torch.maximum(self.largest[layer], sizes)
+            before = after
+        self.count += len(before)
+
+
+def verify_means(means: Means, changes: StreamChanges, dtype: str) -> pl.DataFrame:
+    """Rows `mean_output` of the table "intervention_verification", one per layer, at its worst dimension."""
+    schema = {name: column.dtype for name, column in STAGES_TABLES["intervention_verification"].items()}
+    ours, theirs = means.sum(1).cpu().double(), changes.total / changes.count
+    tolerance = TOLERANCE[dtype] * (1 + changes.largest)
+    rows = []
+    for layer in range(len(ours)):
+        excess = ((ours[layer] - theirs[layer]).abs() / tolerance[layer]).nan_to_num(nan=float("inf"))
+        at = int(excess.argmax())
+        row = {"intervention": "mean", "layer": layer, "other": None, "quantity": MEAN_OUTPUT}
+        row |= {"fast": float(ours[layer, at]), "brute_force": float(theirs[layer, at])}
+        rows.append(row | {"tolerance": float(tolerance[layer, at])})
+    frame = pl.DataFrame(rows, schema={name: schema[name] for name in rows[0]})
+    error = (pl.col("fast") - pl.col("brute_force")).abs()
+    frame = frame.with_columns(error=error).with_columns(
+        passed=((pl.col("error") <= pl.col("tolerance")) & pl.col("error").is_finite()).fill_null(False)
+    )
+    return frame.select(*schema)
 
 
 def verify_interventions(
@@ -74,12 +130,13 @@ def verify_interventions(
     targets = torch.from_numpy(text.tokens[chosen[row], position + 1]).long()
     places = torch.from_numpy(row), torch.from_numpy(position)
     fast = _fast(precise, interventions, means, sequences, places, targets)
-    brute = _brute(precise, interventions, means, sequences, places, targets)
+    low, high = _brute(precise, interventions, means, sequences, places, targets)
+    brute = np.clip(fast, low, high)
     if not exact:
         own = _fast(model, interventions, means, sequences, places, targets)
-        worst = np.abs(own - brute).max(axis=(0, 2))
+        worst = np.abs(own - np.clip(own, low, high)).max(axis=(0, 2))
         listed = ", ".join(f"{name} {value:.1e}" for name, value in zip(QUANTITIES, worst, strict=True))
-        print(f"largest error of the run's own {model.spec.dtype} (nats): {listed}", file=sys.stderr)
+        print(f"largest error of the run's own {model.spec.dtype}: {listed}", file=sys.stderr)
     at = np.abs(fast - brute).argmax(axis=2)[..., None]
     sides = (np.take_along_axis(values, at, axis=2)[..., 0] for values in (fast, brute))
     frame = pl.DataFrame(
@@ -111,9 +168,12 @@ def report(frame: pl.DataFrame) -> None:
         n=pl.len(), worst=pl.col("error").max(), share=(pl.col("error") / pl.col("tolerance")).max()
     )
     for row in summary.iter_rows(named=True):
+        against = "interventions against whole float64 passes"
+        if row["quantity"] == MEAN_OUTPUT:
+            against = "layers against the changes of the residual stream"
         print(
-            f"{row['quantity']:11} {row['n']:4} interventions against whole float64 passes: largest error "
-            f"{row['worst']:.2g}, {row['share']:.2g} of the tolerance",
+            f"{row['quantity']:15} {row['n']:4} {against}: largest error {row['worst']:.2g}, {row['share']:.2g} of the "
+            "tolerance",
             file=sys.stderr,
         )
     failed = frame.filter(~pl.col("passed")).sort(pl.col("error") / pl.col("tolerance"), descending=True)
@@ -145,8 +205,9 @@ def _fast(
     device = torch.device("cpu") if model.device.type == "mps" else model.device  # mps has no float64
     readout = model.readout(model.dtype).to(device)
     before, after = outcomes(readout, residuals[-1][at], states, targets, TOKENS_PER_CHUNK)
-    kl, loss, entropy = (after[:, OUTCOMES.index(name)] for name in ("kl", "loss", "entropy"))
-    return np.stack([kl, loss - before[0], entropy], axis=1)
+    found = [after[:, OUTCOMES.index(name.removesuffix("_change"))] for name in QUANTITIES]
+    found[QUANTITIES.index("loss_change")] -= before[CLEAN_OUTCOMES.index("loss")]
+    return np.stack(found, axis=1)
 
 
 @torch.no_grad()
@@ -157,9 +218,13 @@ def _brute(
     sequences: Int[Tensor, "batch position"],
     places: tuple[Int[Tensor, " token"], Int[Tensor, " token"]],
     targets: Int[Tensor, " token"],
-) -> Float64[Array, "interventions quantities token"]:
-    """Whole passes from the tokens, and the quantities by their definitions from the model's own logits."""
-    passes, found = LayerPasses(model, means), []
+) -> tuple[Float64[Array, "interventions quantities token"], Float64[Array, "interventions quantities token"]]:
+    """Whole passes from the tokens, and the quantities by their definitions from the model's own logits.
+
+    Returns:
+        The smallest and the largest value that is right: they differ for ranks among equal logits alone.
+    """
+    passes, low, high = LayerPasses(model, means), [], []
     at, targets = tuple(place.to(model.device) for place in places), targets.to(model.device)
 
     def log_probabilities(intervention: Intervention | None = None) -> Float64[Tensor, "token vocab"]:
@@ -168,6 +233,7 @@ def _brute(
         return hooked_forward(model.bridge, sequences.to(model.device), hooks)[at].double().log_softmax(-1)
 
     clean = log_probabilities()
+    top = clean.argmax(-1, keepdim=True)
     # Swaps of one pair of layers share the copies.
     for pair, group in groupby(interventions, lambda each: (each.layer, each.other) if each.kind == "swap" else None):
         with _copied(model, *pair) if pair else _unchanged():
@@ -175,8 +241,13 @@ def _brute(
                 lp = log_probabilities(each)
                 kl = (clean.exp() * (clean - lp)).sum(-1)
                 loss = (clean - lp).gather(-1, targets[:, None])[:, 0]
-                found.append(torch.stack([kl, loss, -(lp.exp() * lp).sum(-1)]).cpu().numpy())
-    return np.stack(found)
+                exact = [kl, loss, -(lp.exp() * lp).sum(-1)]
+                wanted = lp.gather(-1, top)
+                near = TIE * (1 + wanted.abs())
+                for into, larger in ((low, (lp > wanted - near).sum(-1) - 1), (high, (lp > wanted + near).sum(-1))):
+                    ranks = [(larger == 0).double(), 1 / (1 + larger.double())]
+                    into.append(torch.stack([*exact, *ranks]).cpu().numpy())
+    return np.stack(low), np.stack(high)
 
 
 @contextmanager

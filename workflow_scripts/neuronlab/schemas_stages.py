@@ -58,13 +58,21 @@ STAGES_TABLES: dict[str, Schema] = {
         "intervention": Column(STR, ", ".join(INTERVENTIONS)),
         "layer": Column(I32, "layer"),
         "other": Column(I32, "swap: the second layer", nullable=True),
-        "quantity": Column(STR, "kl, loss_change, entropy (largest error over the tokens of a sample)"),
-        "fast": Column(F64, "value from cached residuals, at the token with the largest error"),
+        "quantity": Column(
+            STR,
+            "kl, loss_change, entropy, agreement, reciprocal_rank (largest error over the tokens of a sample); "
+            "mean_output (of every layer, where outputs are replaced by means: both parts' means added up)",
+        ),
+        "fast": Column(
+            F64, "value from cached residuals, at the token (mean_output: dimension) with the largest error"
+        ),
         "brute_force": Column(
-            F64, "value of a whole float64 forward pass with the intervention made on the model itself"
+            F64,
+            "value of a whole float64 forward pass with the intervention made on the model itself; mean_output: mean "
+            "change of the residual stream through the block, over all counted positions",
         ),
         "error": Column(F64, "|difference|"),
-        "tolerance": Column(F64, "as configured"),
+        "tolerance": Column(F64, "as configured; mean_output: what rounding in the model's dtype explains"),
         "passed": Column(BOOL, "error <= tolerance"),
     },
     "lens": {
