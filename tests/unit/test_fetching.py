@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import importlib
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
-import huggingface_hub.errors as hub
 import pytest
+from fake_hub import COMMIT, FAULTS, FakeHub
 from huggingface_hub import utils as hub_utils
 from neuronlab import fetching
 from neuronlab.documents import TextSpec
@@ -21,75 +18,8 @@ from neuronlab.model_files import ModelError, ModelSpec, check_manifest
 from neuronlab.models import load_model
 from neuronlab.tables import read_table
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SPEC = ModelSpec("mine", "hub", name="owner/tiny", revision="main", device="cpu")
 TEXT = TextSpec("mine", source="hub", name="owner/words", revision="main", max_documents=3)
-
-
-HTTPX = importlib.import_module(hub.Response.__module__.split(".")[0])  # the client that this version of the hub uses
-
-
-def http_error(kind: type[hub.HfHubHTTPError], status: int) -> hub.HfHubHTTPError:
-    """A hub error as the library makes it, with a response."""
-    request = HTTPX.Request("GET", "https://huggingface.co/owner/tiny")
-    return kind("refused", response=HTTPX.Response(status, request=request))
-
-
-FAULTS = {
-    "gated": (lambda: http_error(hub.GatedRepoError, 403), r"\.name: '.*' is gated: accept its terms .* HF_TOKEN"),
-    "unknown": (
-        lambda: http_error(hub.RepositoryNotFoundError, 404),
-        r"\.name: the hub knows no '.*', or it is private",
-    ),
-    "revision": (lambda: http_error(hub.RevisionNotFoundError, 404), r"\.revision: '.*' has no revision 'main'"),
-    "server": (lambda: http_error(hub.HfHubHTTPError, 500), r"the hub refused"),
-    "offline": (lambda: hub.OfflineModeIsEnabled("offline"), "the hub cannot be reached .* HF_HUB_OFFLINE"),
-    "not cached": (lambda: hub.LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
-    "no host": (lambda: HTTPX.ConnectError("Name or service not known"), "the hub cannot be reached"),
-    "no network": (lambda: ConnectionError("Couldn't reach"), "the hub cannot be reached"),
-    "name": (lambda: hub.HFValidationError("bad name"), r"\.name: '.*' is no name on the hub .* write owner/name"),
-}
-
-
-class FakeHub:
-    """Serves the files of a directory as `owner/tiny`, and notes what is downloaded."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.faults: dict[str, Exception] = {}
-        self.downloads: list[str] = []
-        self.damage: set[str] = set()
-
-    def _fail(self, call: str) -> None:
-        if call in self.faults:
-            raise self.faults[call]
-
-    def auth_check(self, name, *, repo_type="model"):
-        self._fail("auth_check")
-
-    def model_info(self, name, *, revision, files_metadata):
-        self._fail("model_info")
-        files = [file for file in sorted(self.directory.rglob("*")) if file.is_file()]
-        siblings = []
-        for file in files:
-            large = file.suffix in (".safetensors", ".bin")
-            lfs = SimpleNamespace(sha256=hashlib.sha256(file.read_bytes()).hexdigest()) if large else None
-            siblings.append(SimpleNamespace(rfilename=str(file.relative_to(self.directory)), lfs=lfs))
-        return SimpleNamespace(sha=COMMIT, siblings=siblings)
-
-    def dataset_info(self, name, *, revision, files_metadata=False):
-        self._fail("dataset_info")
-        return SimpleNamespace(sha=COMMIT)
-
-    def snapshot_download(self, name, *, revision, allow_patterns, local_dir):
-        self._fail("snapshot_download")
-        assert revision == COMMIT  # what was looked at is what is fetched, whatever `main` has become
-        for file in self.directory.iterdir():
-            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
-                self.downloads.append(file.name)
-                content = file.read_bytes()
-                (local_dir / file.name).write_bytes(content[:-9] if file.name in self.damage else content)
-        (local_dir / ".cache").mkdir(exist_ok=True)
 
 
 @pytest.fixture

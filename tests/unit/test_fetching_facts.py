@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from neuronlab import fetching_facts
 from neuronlab.fact_files import FactError
-from neuronlab.fetching_facts import FACTS, RELATIONS, Source, fetch_facts, url
+from neuronlab.fetching_facts import FACTS, RELATIONS, Source, bytes_to_fetch, fetch_facts, url
 
 CONTENTS = {"facts.csv": b"subject,relation,object\n", "relations.xlsx": b"PK something"}
 
@@ -35,7 +35,11 @@ class Server:
                 self.send_response(outer.status if content is not None else 404)
                 self.send_header("Content-Length", str(len(content or b"")))
                 self.end_headers()
-                self.wfile.write((content or b"")[: 3 if outer.cut else None])
+                if self.command == "GET":
+                    self.wfile.write((content or b"")[: 3 if outer.cut else None])
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -131,3 +135,29 @@ def test_the_pinned_checksums_are_those_of_study_b_edition(shared: Path) -> None
         if not path.is_file():
             pytest.skip(f"no {path}")
         assert hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256
+
+
+def test_bytes_to_fetch_are_asked_for_without_a_download(tmp_path: Path, server: Server) -> None:
+    paths = tmp_path / "in" / "pararel.csv", tmp_path / "in" / "pararel.xlsx"
+    sizes = [len(CONTENTS[name]) for name in ("facts.csv", "relations.xlsx")]
+    assert bytes_to_fetch("mine", *paths, host=server.address) == sum(sizes)
+    assert len(server.asked) == 2
+    assert not paths[0].parent.exists()
+    paths[0].parent.mkdir()
+    paths[0].write_bytes(CONTENTS["facts.csv"])
+    assert bytes_to_fetch("mine", *paths, host=server.address) == sizes[1]
+    paths[1].write_bytes(b"another edition")
+    assert bytes_to_fetch("mine", *paths, host=server.address) == sizes[1]
+    fetch(tmp_path, server.address)
+    server.http.shutdown()
+    server.http.server_close()
+    assert bytes_to_fetch("mine", *paths, host=server.address) == 0  # all there: nobody is asked
+
+
+def test_bytes_to_fetch_of_a_file_that_is_gone(tmp_path: Path, server: Server) -> None:
+    server.status = 403
+    with pytest.raises(FactError, match=r"^facts\.mine: 'http://.*' cannot be fetched: the server answers 403"):
+        bytes_to_fetch("mine", tmp_path / "a", tmp_path / "b", host=server.address)
+    server.files.clear()
+    with pytest.raises(FactError, match="there is no such file any more"):
+        bytes_to_fetch("mine", tmp_path / "a", tmp_path / "b", host=server.address)

@@ -303,8 +303,11 @@ def clear_errors(where: str, name: str, revision: str | None) -> Iterator[None]:
 NETWORK_ERRORS = frozenset({"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "NetworkError", "ProxyError"})
 
 
+OFFLINE_REMEDY = (
+    "connect this machine (and unset HF_HUB_OFFLINE) for the rules that fetch, or download elsewhere and use "
+    "`source: directory` or `source: file`"
+)
+
+
 def _offline(where: str, name: str) -> str:
-    return (
-        f"{where}: the hub cannot be reached for '{name}'; connect this machine (and unset HF_HUB_OFFLINE) for the "
-        "rules that fetch, or download elsewhere and use `source: directory` or `source: file`"
-    )
+    return f"{where}: the hub cannot be reached for '{name}'; {OFFLINE_REMEDY}"

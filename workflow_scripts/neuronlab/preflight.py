@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub.utils import disable_progress_bars
 
 from neuronlab.documents import TextSpec
-from neuronlab.fetching import HubUnreachable
+from neuronlab.fetching import OFFLINE_REMEDY, HubUnreachable
 from neuronlab.model_demands import check_demands
 from neuronlab.model_files import ModelSpec
 from neuronlab.preflight_models import Finding, Hub, check_model
@@ -96,7 +96,7 @@ def look_at_all(looks: Sequence[tuple[Finding, Callable[[], Finding]]]) -> list[
 
     disable_progress_bars()  # one for each config.json
     with ThreadPoolExecutor(LOOK_UPS) as pool:
-        return [*map(look, looks[:1]), *pool.map(look, looks[1:])]  # the first alone: one time-out is enough
+        return list(pool.map(look, looks))
 
 
 def unreachable(found: Sequence[Finding], hub: Hub) -> list[str]:
@@ -104,7 +104,7 @@ def unreachable(found: Sequence[Finding], hub: Hub) -> list[str]:
     if not hub.unreachable:
         return []
     names = [f"{finding.kind}s.{finding.name}" for finding in found if finding.verdict == UNREACHABLE]
-    return [f"{hub.unreachable}. Not looked at for this reason: {', '.join(names)}"]
+    return [f"the hub cannot be reached, and this is to be fetched: {', '.join(names)}; {OFFLINE_REMEDY}"]
 
 
 def disk_problems(found: Sequence[Finding], config: Mapping[str, Any], inputs: Path) -> list[str]:

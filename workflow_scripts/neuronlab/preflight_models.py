@@ -9,8 +9,10 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from huggingface_hub import get_token
@@ -68,25 +70,30 @@ class Finding:
 
 
 class Hub:
-    """The hub, asked until it proves unreachable: every further question might wait for seconds."""
+    """The hub, asked by several threads until it proves unreachable: every further question might wait for seconds."""
 
     def __init__(self) -> None:
-        self.unreachable: str | None = None
+        self.reached = False
+        self.unreachable = False
+        self._first = Lock()
 
     def ask(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What `call` returns.
+        """What `call` returns. One question at a time until the first is answered.
 
         Raises:
             HubUnreachable: by this call, or since an earlier one.
             FetchError: what else the hub has against it.
         """
-        if self.unreachable:
-            raise HubUnreachable(self.unreachable)
-        try:
-            return call(*arguments, **options)
-        except HubUnreachable as error:
-            self.unreachable = str(error)
-            raise
+        with nullcontext() if self.reached else self._first:
+            if self.unreachable:
+                raise HubUnreachable("the hub cannot be reached")
+            try:
+                return call(*arguments, **options)
+            except HubUnreachable:
+                self.unreachable = True
+                raise
+            finally:
+                self.reached = not self.unreachable
 
 
 def check_model(spec: ModelSpec, planned: Mapping[str, int], fits: Callable[[Path], None], hub: Hub) -> Finding:
@@ -115,9 +122,10 @@ def fetched_commit(spec: ModelSpec) -> str | None:
     try:
         record = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         check_manifest(path, spec.where)
-    except (OSError, ValueError):
+        same = (record["name"], record["revision"]) == (spec.name, spec.revision)
+        return record["commit"] if same else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no manifest, or one of another form
         return None
-    return record["commit"] if (record["name"], record["revision"]) == (spec.name, spec.revision) else None
 
 
 def _check_hub_model(

@@ -91,10 +91,10 @@ def _fetched_commit(spec: TextSpec, folder: Path) -> str | None:
     try:
         record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         check_manifest(folder, spec.where)
-    except (OSError, ValueError):
+        wanted = {"name": spec.name, "revision": spec.revision, "text": _part(asdict(spec))}
+        return record["commit"] if {key: record[key] for key in wanted} == wanted else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no manifest, or one of another form
         return None
-    wanted = {"name": spec.name, "revision": spec.revision, "text": _part(asdict(spec))}
-    return record["commit"] if {key: record.get(key) for key in wanted} == wanted else None
 
 
 def _part(values: Mapping[str, Any]) -> dict[str, Any]:
