@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuronlab.configuration_stages import check_swaps
+from neuronlab.configuration_stages import check_stages_sizes
 from neuronlab.model_sizes import check_context, check_induction, check_sizes, read_sizes
 
 
@@ -36,7 +36,7 @@ def check_demands(
     lengths = {text: config["texts"][text]["sequence_length"] for text in texts}
     check_context(sizes, where=where, sequence_lengths=lengths)
     if model in config["stages_of_inference"]["models"]:
-        check_swaps(sizes, config, where)
+        check_stages_sizes(sizes, config, where)
     if model in study["models"]:
         studied = {text: config["texts"][text]["sequence_length"] for text in study["texts"]}
         check_induction(sizes, config["induction"], where=where, parts=study["parts"], sequence_lengths=studied)
