@@ -42,8 +42,8 @@ def _check_parts(study: dict[str, Any]) -> None:
     """Refuse parts that are asked for and have nothing to do."""
     if study["models"] and not study["parts"]:
         raise ConfigError(
-            f"{KEY}.parts is empty, but stages_of_inference.models names {', '.join(study['models'])}: nothing would be "
-            "made; name a part, or leave the models out"
+            f"{KEY}.parts is empty, but stages_of_inference.models names {', '.join(study['models'])}: nothing would "
+            "be made; name a part, or leave the models out"
         )
     empty = {
         "interventions": ("interventions", study["interventions"], "name what is done to layers"),
