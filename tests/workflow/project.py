@@ -116,7 +116,9 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        return os.environ | threads | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+        # Jobs import the library beside their scripts, as a user's do, and not that of the tests.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return inherited | threads | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
     def run(self, *arguments: str, default_config: bool = False, ok: bool = True) -> str:
         """Run Snakemake; return its output. `ok` says whether it should succeed."""
