@@ -10,17 +10,19 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from one_node_slurm import GPUS
 from project import ROOT, Project
 
 TEXT = "results/demo/texts/evaluation"
 TARGETS = (f"{TEXT}/ablation/effects.parquet", f"{TEXT}/figures/verification.svg")
-SHARDS = 4
+SHARDS = 3
 # Every rule of a run from nothing, by where the profile runs it.
 GPU_JOBS = {"measure_activations": 1, "ablate_neurons": SHARDS, "verify_ablation": 1}
 OTHER_JOBS = {"tokenize_text": 1, "count_tokens": 1, "summarize_effects": 1}
 LOCAL_JOBS = {"make_demo_world": 1, "draw_verification": 1}
 # The profile waits as suits a busy cluster; here a job takes seconds.
-QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
+SNAKEMAKE = Path(__file__).parent / "quick_snakemake.py"
+QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10")
 
 
 def study(**compute: object) -> dict:
@@ -47,6 +49,7 @@ def study(**compute: object) -> dict:
         # GPUs are asked for whatever device a job finds: here it is the CPU.
         "compute": {
             "device": "cpu",
+            "kernel": "torch",  # nothing to compile in every job
             "shards": SHARDS,
             "gpus_per_job": 1,
             "batch_size": 4,
@@ -62,18 +65,18 @@ class ClusterProject(Project):
 
     def slurm_command(self, *arguments: str) -> list[str]:
         """What a user types in the project's root, with a configuration and a directory of their own."""
-        typed = [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm", *QUICK]
+        typed = [sys.executable, str(SNAKEMAKE), *arguments, "--profile", "slurm", *QUICK]
         return [*typed, "--directory", str(self.directory), "--configfile", str(self.config_path)]
 
     @property
     def log(self) -> Path:
         return self.directory / "snakemake.log"
 
-    def start(self, *targets: str) -> subprocess.Popen:
-        """Start a run through the profile; its output goes to `log`."""
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """Start a run through the profile, by default to the end; its output goes to `log`."""
         with self.log.open("w") as sink:
             return subprocess.Popen(
-                self.slurm_command(*(targets or TARGETS)),
+                self.slurm_command(*(arguments or TARGETS)),
                 cwd=ROOT,
                 env=self.environment(),
                 stdout=sink,
@@ -82,9 +85,9 @@ class ClusterProject(Project):
             )
 
     @contextmanager
-    def started(self, *targets: str):
+    def started(self, *arguments: str):
         """A run in the background that does not outlive the block."""
-        run = self.start(*targets)
+        run = self.start(*arguments)
         try:
             yield run
         finally:
@@ -102,12 +105,12 @@ class ClusterProject(Project):
         assert code == 0, f"exit {code}:\n{self.log.read_text()[-6000:]}"
         return self.log.read_text()
 
-    def run_on_slurm(self, *targets: str) -> str:
-        with self.started(*targets) as run:
+    def run_on_slurm(self, *arguments: str) -> str:
+        with self.started(*arguments) as run:
             return self.finish(run)
 
     def run_locally(self) -> None:
-        self.run("--resources", "gpu=2", "--", *TARGETS)
+        self.run(*TARGETS, "--resources", f"gpu={GPUS}")
 
     def run_name(self) -> str:
         """The name that the plugin gave to the jobs of the last run."""
