@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neuronlab.resource_plan import KINDS, SAFETY, Load, Plan, memory_terms, plan, time_terms
+from neuronlab.resource_table import planning_tables
 
 DEMO = Load(
     parameters=1_600_000,
@@ -175,3 +179,16 @@ def test_a_float64_copy_is_planned_where_it_fits_alone() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="no jobs of kind 'dreams'"):
         plan("dreams", DEMO)
+
+
+def test_the_document_has_the_tables_as_they_are() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    shown = document.split("<!-- tables: begin -->\n")[1].split("<!-- tables: end -->")[0]
+    assert shown == planning_tables(), "run `python -m neuronlab.resource_plan` and put its output into docs/scale.md"
+
+
+def test_the_program_prints_them() -> None:
+    scripts = Path(__file__).parents[2] / "workflow_scripts"
+    command = [sys.executable, "-m", "neuronlab.resource_plan"]
+    printed = subprocess.run(command, cwd=scripts, capture_output=True, text=True, check=True).stdout
+    assert printed == planning_tables()

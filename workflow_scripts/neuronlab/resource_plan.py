@@ -29,9 +29,10 @@ MIB = 2**20
 SAFETY = 1.3  # on memory and time, for what the terms leave out: allocators, fragmentation, machines unlike ours
 
 # Memory, bytes.
-LOADED = 64 * MIB  # a model's modules, hooks and tokenizer
+LOADED = 32 * MIB  # a model's modules, hooks and tokenizer
 PYTHON = 900 * MIB  # torch, transformers, numba's compiler, polars: before any weight is there
 PYTHON_TABLES = 500 * MIB  # polars, numpy, altair
+SNAKEMAKE = 400 * MIB  # the process that runs a job's script, which a cluster counts as well
 CUDA_CONTEXT = 1024 * MIB
 FLOAT32, FLOAT64 = 4, 8
 DOUBLE_READOUT = 2**30  # read-outs up to this size are kept in float64 (`ablation.DOUBLE_READOUT_BYTES`)
@@ -250,13 +251,13 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     if kind == "tables":
         shards = load.shards * sums  # of all shards
         return {
-            "libraries": PYTHON_TABLES,
+            "libraries": PYTHON_TABLES + SNAKEMAKE,
             "sums or traces": max(shards, traces),
             "bootstrap": 4 * RESAMPLES * load.d_mlp * FLOAT64,
         }
     if kind == "weights":
-        return {"libraries": PYTHON, "table": load.n_layers * load.d_mlp * 40 * FLOAT64}
-    terms = {"libraries": PYTHON, "text": text, "statistics": statistics}
+        return {"libraries": PYTHON + SNAKEMAKE, "table": load.n_layers * load.d_mlp * 40 * FLOAT64}
+    terms = {"libraries": PYTHON + SNAKEMAKE, "text": text, "statistics": statistics}
     if kind == "ablation":
         terms["sums"] = sums
     if kind == "chosen":
@@ -264,6 +265,16 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     if kind == "decoding":
         terms["entropies"] = _mine(load) * load.replacements * 40
     return terms
+
+
+def pass_flops(load: Load, places: int) -> float:
+    """Operations of a forward pass over some positions: products with all blocks' weights, and attention.
+
+    The embedding is looked up and logits are not computed. Blocks have at most four d x d matrices and three d x N.
+    """
+    d, L = load.d_model, load.n_layers
+    blocks = min(load.parameters, L * (4 * d * d + 3 * d * load.d_mlp))
+    return 2.0 * places * (blocks + 2 * L * d * load.sequence_length)
 
 
 def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
@@ -283,7 +294,7 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
         numbers = load.shards * _documents(load) * N * load.replacements * SUM_COLUMNS
         return terms | {"reading": numbers * 20e-9, "bootstrap": 2 * RESAMPLES * numbers / 15e9}
     width = load.bytes_per_weight
-    one_pass = flops(2.0 * load.parameters * places, width)
+    one_pass = flops(pass_flops(load, places), width)
     readout = flops(2.0 * d * V * places, 8) + elementwise(places * V, CPU_OUTCOMES, GPU_OUTCOME_BYTES)
     terms |= {"load": load.parameters * width / LOAD_BANDWIDTH, "folding": elementwise(d * V, 10e-9, 100)}
     if kind == "weights":
@@ -304,7 +315,7 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
         terms["kernel"] = load.replacements * elementwise(places * N * V, CPU_KERNEL, GPU_KERNEL_BYTES)
     elif kind == "decoding":
         grown, pairs = _mine(load) * CONTINUATIONS * NEW_TOKENS, _mine(load) * load.replacements
-        terms["passes"] = one_pass + flops(2.0 * load.parameters * grown, width)
+        terms["passes"] = one_pass + flops(pass_flops(load, grown), width)
         terms["read-out"] = flops(2.0 * d * V * (_mine(load) + grown), 8)
         terms["choice"] = pairs * NEW_TOKENS * (1e-7 if on_gpu else 2e-6)
         terms["entropies"] = elementwise(pairs * V, CPU_ENTROPY, 60)
@@ -312,7 +323,13 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
         # A clean pass and one for the means; an intervention has half of the blocks left, on average.
         terms |= {"passes": (2 + load.replacements / 2) * one_pass, "read-out": (load.replacements + 1) * readout}
     else:
-        terms["passes"] = flops(2.0 * load.parameters * load.batch_size * load.sequence_length, width)
+        terms["passes"] = flops(pass_flops(load, load.batch_size * load.sequence_length), width)
         terms["oracle"] = elementwise(512.0 * V, 100e-9, 1000) + flops(2.0 * d * V * 1024, 8)
-        terms |= {"copy": flops(2.0 * load.parameters * 64 * load.sequence_length, 8)} if copied else {}
+        terms |= {"copy": flops(pass_flops(load, 64 * load.sequence_length), 8)} if copied else {}
     return terms
+
+
+if __name__ == "__main__":
+    from neuronlab.resource_table import planning_tables
+
+    print(planning_tables(), end="")
