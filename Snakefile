@@ -35,6 +35,7 @@ include: "rules/layers.smk"
 include: "rules/presentation_layers.smk"
 include: "rules/presentation_overlays.smk"
 include: "rules/preflight.smk"
+include: "rules/cluster.smk"
 
 
 report: "rules/captions/workflow.rst"
