@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import altair as alt
+import vl_convert
 
 from neuronlab.figures.pdf import settled_pdf
+from neuronlab.figures.svg import compact
 from neuronlab.tables import atomic_path
 
 FORMATS = ("svg", "png", "pdf", "html", "json")
@@ -34,19 +38,31 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[str | Path]) -> None:
     for path in targets:
         if path.suffix.lstrip(".") not in FORMATS:
             raise FigureError(f"{path}: cannot write '{path.suffix}'; figures.formats takes {', '.join(FORMATS)}")
+    with alt.data_transformers.enable("default", max_rows=None):
+        spec = chart.to_dict(context={"pre_transform": False})
+    # Drawn once, and the other pictures made of that one: each drawing takes as long as starting a job.
+    svg = _settled_svg(_drawn(spec)) if any(path.suffix in (".svg", ".png", ".pdf") for path in targets) else ""
     for path in targets:
         with atomic_path(path) as temporary:
             kind = path.suffix.lstrip(".")
-            if kind == "html":
-                chart.save(str(temporary), format="html", inline=True)
-            elif kind == "png":
-                chart.save(str(temporary), format="png", scale_factor=PNG_SCALE)
-            else:
-                chart.save(str(temporary), format=kind)
             if kind == "svg":
-                temporary.write_text(_settled_svg(temporary.read_text(encoding="utf-8")), encoding="utf-8")
+                temporary.write_text(svg, encoding="utf-8")
+            elif kind == "png":
+                temporary.write_bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
             elif kind == "pdf":
-                temporary.write_bytes(settled_pdf(temporary.read_bytes()))
+                temporary.write_bytes(settled_pdf(vl_convert.svg_to_pdf(svg)))
+            elif kind == "html":
+                chart.save(str(temporary), format="html", inline=True)
+            else:
+                temporary.write_text(json.dumps(spec), encoding="utf-8")
+
+
+def _drawn(spec: dict[str, Any]) -> str:
+    """The picture, small, with its title and subtitle as its label."""
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    title = spec.get("title", {})
+    words = [title.get("text", ""), *title.get("subtitle", [])] if isinstance(title, dict) else [title]
+    return compact(vl_convert.vegalite_to_svg(spec, vl_version=version), label=". ".join(filter(None, words)))
 
 
 def _settled_svg(svg: str) -> str:
