@@ -30,7 +30,7 @@ from neuronlab.configuration_stages import check_stages
 from neuronlab.digest import code_digest
 from neuronlab.model_files import ModelError, ModelSpec
 from neuronlab.model_files import model_files as list_model_files
-from neuronlab.model_files import model_directory
+from neuronlab.model_files import check_manifest, model_directory
 from neuronlab.model_demands import check_demands
 from neuronlab.model_sizes import check_reference
 from neuronlab.published_models import VALUES as PUBLISHED_VALUES
@@ -165,6 +165,8 @@ def model_files(wildcards):
         fetched = spec.source == "hub"
         files = [f"{spec.path}/manifest.json"] if fetched else list_model_files(spec)
         if not fetched or Path(files[0]).is_file():
+            if fetched:
+                check_manifest(model_directory(spec), spec.where)
             check_demands(model_directory(spec), config, **model_demands(wildcards))
         return files
     except (ModelError, ConfigError) as error:

@@ -114,19 +114,33 @@ def test_a_log_without_room_does_not_hide_the_job(snakemake, capsys):
     assert f"({log} is incomplete: No space left on device)" in captured.err
 
 
-def terminated(snakemake, undone):
+def stopped(snakemake, number, undone):
     with job(snakemake):
         try:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         finally:
             undone.append("temporary files")
 
 
-def test_sigterm_ends_a_job_as_an_exception_does(snakemake):
-    before, undone = signal.getsignal(signal.SIGTERM), []
-    with pytest.raises(SystemExit) as exit_:
-        terminated(snakemake, undone)
-    assert exit_.value.code == 143
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_a_job_as_an_exception_does(snakemake, number, code):
+    before, undone = signal.signal(number, signal.SIG_DFL), []
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            stopped(snakemake, number, undone)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert exit_.value.code == code
     assert undone == ["temporary files"]
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert "SystemExit: 143" in log_of(snakemake)
+    assert f"SystemExit: {code}" in log_of(snakemake)
+
+
+def test_a_job_under_nohup_outlives_its_terminal(snakemake):
+    before, undone = signal.signal(signal.SIGHUP, signal.SIG_IGN), []
+    try:
+        stopped(snakemake, signal.SIGHUP, undone)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "done in" in log_of(snakemake)

@@ -272,6 +272,14 @@ def test_manifest_tells_a_changed_file(copy):
         check_model_directory(path, "models.mine")
 
 
+@pytest.mark.parametrize("content", ["", '{"files": {', "[]"])
+def test_a_damaged_manifest_is_named_with_the_remedy(copy, content):
+    path = copy()
+    (path / "manifest.json").write_text(content)
+    with pytest.raises(ModelError, match=r"models\.mine: '.*manifest\.json' is damaged .*; delete it and run again"):
+        check_model_directory(path, "models.mine")
+
+
 def test_checks_of_files_import_neither_torch_nor_transformers():
     code = "import sys, neuronlab.model_files; print({'torch', 'transformers', 'polars'} & set(sys.modules))"
     path = Path(__file__).parents[2] / "workflow_scripts"

@@ -7,7 +7,9 @@ cheapest one, `summarize_effects`: for Snakemake one job is like another.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from pathlib import Path
 
 import pytest
 from faulty import copy_of, files, places, start_and_hold, wait_for
+from neuronlab.model_files import file_record
 from project import Project, copy_code, make_text, small_config
+from warm_snakemake import warm_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +65,16 @@ def leftovers(project: Project) -> list[Path]:
     return sorted((project.directory / "results").rglob(".*.*"))
 
 
+def refused(project: Project) -> str:
+    """What a Snakemake says that finds the directory locked. It starts no jobs, so it need not be a new process."""
+    command = project.command(EFFECTS)[3:]
+    status, output = warm_snakemake(project.code).run(
+        command, directory=project.directory, environment=project.environment()
+    )
+    assert status != 0, output
+    return output
+
+
 def jobs_of(output: str) -> list[str]:
     """The rules that a run started, one entry per job."""
     return sorted(line.removeprefix("localrule ").rstrip(":") for line in output.splitlines() if "localrule " in line)
@@ -80,7 +94,7 @@ def finish(project: Project, undisturbed: Project, *expected: str) -> None:
 
 def test_two_at_once(working, undisturbed):
     run = start_and_hold(working, EFFECTS, EFFECTS)
-    assert LOCKED in working.run(EFFECTS, ok=False)
+    assert LOCKED in refused(working)
     assert run.process.poll() is None
     run.release()
     assert run.wait() == 0, run.output()
@@ -88,16 +102,24 @@ def test_two_at_once(working, undisturbed):
 
 
 def test_stopped_by_signals(working, undisturbed):
-    """Ctrl-C, then the same command, stopped by SIGTERM, then the same command."""
+    """Ctrl-C, a shutdown, a closed terminal; after each, the same command goes on."""
     before = places(working)
-    for number, seen in ((signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SystemExit: 143")):
+    log = working.directory / "results/logs/tiny/texts/words/summarize_effects.log"
+    for number, seen in (
+        (signal.SIGINT, "KeyboardInterrupt"),
+        (signal.SIGTERM, "SystemExit: 143"),
+        (signal.SIGHUP, "SystemExit: 129"),
+    ):
         run = start_and_hold(working, EFFECTS, EFFECTS)
         run.interrupt(number)
         assert run.wait() != 0
         assert jobs_of(run.output()) == ["summarize_effects"]
+        wait_for(
+            lambda seen=seen: seen in log.read_text() and not leftovers(working), f"the job ended otherwise: {seen}"
+        )
         assert places(working) == before
-        assert leftovers(working) == []
-        assert seen in (working.directory / "results/logs/tiny/texts/words/summarize_effects.log").read_text()
+    assert LOCKED in refused(working)
+    working.run("--unlock")
     finish(working, undisturbed, "summarize_effects")
 
 
@@ -106,9 +128,9 @@ def test_snakemake_killed_between_two_outputs_of_a_job(working, undisturbed):
     run = start_and_hold(working, f"{FIGURE}.json", f"{FIGURE}.svg")
     run.interrupt(signal.SIGKILL)
     run.wait()
-    svg, json = (working.directory / f"{FIGURE}.{suffix}" for suffix in ("svg", "json"))
+    svg, second = (working.directory / f"{FIGURE}.{suffix}" for suffix in ("svg", "json"))
     assert svg.exists()
-    assert not json.exists()
+    assert not second.exists()
     assert [path.suffix for path in leftovers(working)] == [".json"]
 
     svg.unlink()
@@ -127,7 +149,7 @@ def test_snakemake_killed_alone_while_its_job_lives_on(working, undisturbed):
     job = orphaned.held
     orphaned.process.send_signal(signal.SIGKILL)
     orphaned.wait()
-    assert LOCKED in working.run(EFFECTS, ok=False)
+    assert LOCKED in refused(working)
     working.run("--unlock")
 
     # The new job writes beside the one that lives on, and does not take its file away.
@@ -209,3 +231,24 @@ def test_truncated_shard_and_a_gentle_stop(working, undisturbed):
     assert run.wait() != 0
     assert jobs_of(run.output()) == ["ablate_neurons"]
     finish(working, undisturbed, "summarize_effects")
+
+
+def test_damaged_download(working, tiny_directory):
+    """A fetched model whose files are not those of its manifest is refused while the workflow is planned."""
+    fetched = working.directory / "results/inputs/models/fetched"
+    shutil.copytree(tiny_directory, fetched)
+    manifest = fetched / "manifest.json"
+    manifest.write_text(json.dumps({"files": {"config.json": file_record(fetched / "config.json")}}))
+    config = working.config()
+    config["models"]["fetched"] = {"source": "hub", "name": "some/model", "null_space_k": [4]}
+    config["confidence_regulation"]["models"] = ["fetched"]
+    working.configure(config)
+    target = EFFECTS.replace("/tiny/", "/fetched/")
+    assert "fetch_model" not in working.planned(target)
+
+    (fetched / "config.json").write_text('{"model_type": "gp')
+    assert "fetched/config.json' is not what was fetched; delete" in working.run("--dry-run", target, ok=False)
+    manifest.write_text("")
+    assert "fetched/manifest.json' is damaged" in working.run("--dry-run", target, ok=False)
+    manifest.unlink()
+    assert working.planned(target)["fetch_model"] == 1

@@ -27,6 +27,8 @@ from typing import Any, NoReturn, TextIO
 # Parameters that say how a job is run rather than what it computes, or that may differ between machines.
 NOT_PROVENANCE = ("code",)
 
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -103,7 +105,8 @@ def job(snakemake: Any) -> Iterator[Job]:
 
     The log receives all output, the host and the wall time; the terminal sees the same. An error that is
     about the user's input (a ValueError) or a full disk ends the job with its message; the traceback is in the
-    log. SIGTERM, which is what a cluster sends to a job over its time, ends it after its temporary files are gone.
+    log. SIGTERM, which is what a cluster sends to a job over its time, and SIGHUP, which a closed terminal sends,
+    end it after its temporary files are gone.
     """
     parameters = {name: _plain(value) for name, value in snakemake.params.items()}
     provenance = {
@@ -118,7 +121,9 @@ def job(snakemake: Any) -> Iterator[Job]:
     log_path = Path(snakemake.log[0])
     started, stdout, stderr = time.time(), sys.stdout, sys.stderr
     log = _Log(log_path)
-    previous = signal.signal(signal.SIGTERM, _stop)
+    # What is ignored (by nohup) stays so.
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, _stop) for number in heard}
     sys.stdout, sys.stderr = _Tee(stdout, log), _Tee(stderr, log)
     try:
         log.write(f"{snakemake.rule} on {platform.node()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
@@ -135,7 +140,8 @@ def job(snakemake: Any) -> Iterator[Job]:
         raise SystemExit(1) from error
     finally:
         sys.stdout, sys.stderr = stdout, stderr
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         log.close()
         if log.error:
             stderr.write(f"({log_path} is incomplete: {log.error.strerror})\n")

@@ -183,10 +183,13 @@ def check_manifest(path: Path, where: str, *, hashes: bool = False) -> None:
     """Compare a fetched model's files with its manifest: sizes, and with `hashes` (seconds per GB) sha256 too.
 
     Raises:
-        ModelError: naming the file that is missing or differs.
+        ModelError: naming the file that is missing or differs, or a manifest that cannot be read.
     """
-    record = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    for name, expected in record.get("files", {}).items():
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("files", {})
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{where}: '{path / MANIFEST}' is damaged ({error}); delete it and run again") from error
+    for name, expected in files.items():
         file = path / name
         whole = file.is_file() and file.stat().st_size == expected["bytes"]
         if whole and hashes:
