@@ -278,6 +278,25 @@ def test_a_flat_local_attention_is_not_estimated() -> None:
     assert found[1].layer is not None
 
 
+@pytest.mark.parametrize(("kind", "border"), [("prediction", 1), ("suppression", 2)])
+def test_a_stage_without_the_neurons_that_it_is_known_by_is_not_estimated(kind: str, border: int) -> None:
+    """A narrow model has none with a heavy tail: the lens' agreement or deletion's effect alone is no such stage."""
+    tables = inputs(fake.World())
+    none = pl.col("kind") == kind
+    shares = {"share": 0.0, "share_low": 0.0, "share_high": 0.01}
+    tables["vocabulary_counts"] = tables["vocabulary_counts"].with_columns(
+        pl.when(none).then(0).otherwise("n").alias("n"),
+        *(pl.when(none).then(value).otherwise(name).alias(name) for name, value in shares.items()),
+    )
+    found, _ = borders_of(tables, **OPTIONS)
+    assert found[border].layer is None
+    assert found[border].reason == f"no rise beyond the intervals: share of {kind} neurons"
+    assert all(found[other].layer is not None for other in range(3) if other != border)
+    without, _ = borders_of(tables | {"vocabulary_counts": None}, **OPTIONS)
+    assert without[border].layer is not None  # not counted: the other curve decides, and the rule says so
+    assert "neurons" not in without[border].rule
+
+
 def test_layers_without_a_neuron_are_left_out() -> None:
     """A layer whose neurons write nothing has no share."""
     tables = inputs(fake.World(n_layers=24))

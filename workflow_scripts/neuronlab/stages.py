@@ -18,9 +18,11 @@ layers, at p - 1/2. A border at 4.3 says: layers up to 4 belong to the stage bef
 Of a rising curve only what lies before its maximum is fitted (prediction neurons become fewer again). Bends are sought
 in quarters of a layer, from layer 1 to the last but one. A curve takes part only if it changes beyond its intervals:
 the lower end at its maximum lies above the median upper end of the points compared with. Where one of two curves is
-missing or takes no part, the other one decides, and the table's column `rule` says so. A bend has to explain half of
-the curves' variance, and to lie within the range sought: a straight rise from the first layer on has none. Borders in
-the wrong order contradict the idea of stages: neither of the two is kept. Below eight layers nothing is estimated.
+missing, or the lens or deletion takes no part, the other one decides, and the table's column `rule` says so; but where
+the neurons that the stage is known by were counted and do not become more, there is no border to estimate. A bend has
+to explain half of the curves' variance, and to lie within the range sought: a straight rise from the first layer on has
+none. Borders in the wrong order contradict the idea of stages: neither of the two is kept. Below eight layers nothing
+is estimated.
 
 Intervals are parametric: every point of a curve is drawn anew from a normal distribution with two widths that has the
 point's interval at the given level, and the rule is applied to each such curve. Points are drawn independently. That
@@ -54,6 +56,7 @@ KL_FLOOR = 1e-9  # nats; smaller divergences have no useful logarithm
 
 FALL = "half of the fall from the early maximum to the mid-depth median: {}"
 BEND = "bend of level and straight rise, least squares: {}"
+NO_RISE = "no rise beyond the intervals: {}"
 NAMES = {
     "local": "local attention (isotonic)",
     "prediction": "share of prediction neurons",
@@ -62,6 +65,7 @@ NAMES = {
     "deletion": "log KL of deletion in the second half",
 }
 CURVES = (("local",), ("prediction", "agreement"), ("suppression", "deletion"))
+KNOWN_BY = ("prediction", "suppression")  # neurons without which a stage is not what it is called
 SOURCES = {
     "local": "local_attention_layers",
     "prediction": "vocabulary_counts",
@@ -170,7 +174,10 @@ def bend_border(
             rising[name] = curve
     if not rising:
         which = " and ".join(NAMES[name] for name in curves)
-        return Border(BEND.format(which), reason=f"no rise beyond the intervals: {which}")
+        return Border(BEND.format(which), reason=NO_RISE.format(which))
+    absent = [NAMES[name] for name in KNOWN_BY if name in curves and name not in rising]
+    if absent:
+        return Border(BEND.format(" and ".join(NAMES[name] for name in curves)), reason=NO_RISE.format(absent[0]))
     rule = BEND.format(" and ".join(NAMES[name] for name in rising))
     bends = np.arange(1.0, n_layers - 2 + STEP / 2, STEP)
     best, cost = common_bend(np.stack([bend_costs(curve.x, curve.y[None], bends) for curve in rising.values()]))
