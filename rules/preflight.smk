@@ -11,24 +11,6 @@ localrules:
     preflight,
 
 
-def preflight_models(wildcards):
-    return [model_spec(as_model(name)) for name in used_models(config)]
-
-
-def preflight_demands(wildcards):
-    return {name: model_demands(as_model(name)) for name in used_models(config)}
-
-
-def preflight_texts(wildcards):
-    return [text_spec(SimpleNamespace(text=name)) for name in used_texts(config)]
-
-
-def preflight_facts(wildcards):
-    return {
-        name: facts_files(SimpleNamespace(facts=name)) for name in used_facts(config)
-    }
-
-
 rule preflight:
     """Check hub access, revisions, sizes, files and disk for everything that the studies name; exit 1 if all is not well."""
     log:
@@ -44,10 +26,19 @@ rule preflight:
     params:
         code=library("preflight"),
         network=True,
-        models=preflight_models,
-        demands=preflight_demands,
-        texts=preflight_texts,
-        facts=preflight_facts,
+        models=lambda wildcards: [
+            model_spec(as_model(name)) for name in used_models(config)
+        ],
+        demands=lambda wildcards: {
+            name: model_demands(as_model(name)) for name in used_models(config)
+        },
+        texts=lambda wildcards: [
+            text_spec(SimpleNamespace(text=name)) for name in used_texts(config)
+        ],
+        facts=lambda wildcards: {
+            name: facts_files(SimpleNamespace(facts=name))
+            for name in used_facts(config)
+        },
         inputs="results/inputs",
     script:
         "../workflow_scripts/preflight.py"
