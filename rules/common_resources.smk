@@ -49,6 +49,7 @@ def load_of(kind, model, wildcards):
     text = config["texts"].get(getattr(wildcards, "text", None), {})
     facts = config["facts"].get(getattr(wildcards, "facts", None))
     prompts = COUNTER_OBJECTS * (facts.get("max_facts") or PARAREL_SIZE) if facts else 0
+    shards = (config["context_copying"] if facts else COMPUTE)["shards"]
     return Load(
         parameters=sizes.parameters or estimated_parameters(sizes),
         d_model=sizes.d_model,
@@ -58,7 +59,7 @@ def load_of(kind, model, wildcards):
         bytes_per_weight=BYTES_PER_WEIGHT[config["models"][base_model(model)]["dtype"]],
         sequences=prompts or text.get("sequences", 1),
         sequence_length=PROMPT_TOKENS if facts else text.get("sequence_length", 256),
-        shards=COMPUTE["shards"] if hasattr(wildcards, "shard") else 1,
+        shards=shards if hasattr(wildcards, "shard") or kind == "tables" else 1,
         replacements=changes_per_token(kind, sizes),
         neurons_per_tile=COMPUTE["neurons_per_tile"],
         tokens_per_chunk=COMPUTE["tokens_per_chunk"],

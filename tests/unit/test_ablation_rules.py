@@ -22,6 +22,7 @@ from neuronlab.replacements import ReplacementError
 from neuronlab.synthetic import ablate_synthetic
 from neuronlab.tables import TableError, read_table, write_table
 from neuronlab.traces import trace_neurons
+from polars.testing import assert_frame_equal
 from text_files import POSITIONS, counts_frame, write_text
 
 
@@ -114,6 +115,18 @@ def test_effects_by_hand(run: Run, tiny_model: Callable[..., Model]) -> None:
         assert row[f"total_{outcome}"] == pytest.approx(parts, abs=1e-12)
         assert row[f"te_{outcome}_low"] <= row[f"te_{outcome}"] <= row[f"te_{outcome}_high"]
     assert row["prediction_change"] == pytest.approx(np.concatenate(changes["prediction"]).mean())
+
+
+def test_effects_of_a_part_of_the_neurons_at_a_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = [run.folder / f"{name}.parquet" for name in ("a", "b")]
+    for number, path in enumerate(shards):
+        run.shard(path.stem, shard=number, shards=2, replacements=["mean", "zero"])
+    found = {}
+    for name, at_once in (("whole", 2**32), ("parts", sum(path.stat().st_size for path in shards) / 4)):
+        monkeypatch.setattr("neuronlab.effects.SUMS_AT_ONCE", at_once)
+        summarize_effects(shards=shards, effects=run.folder / f"{name}.parquet", resamples=50)
+        found[name] = read_table(run.folder / f"{name}.parquet", "effects")
+    assert_frame_equal(found["parts"], found["whole"], rel_tol=1e-12)
 
 
 def test_reruns_give_the_same_bytes(run: Run) -> None:

@@ -7,7 +7,8 @@ their interaction, which add up to the mean total effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from neuronlab.tables import Provenance, read_provenance, read_table, write_tabl
 
 Array = np.ndarray
 KEYS = ("replacement", "layer", "neuron")
+SUMS_AT_ONCE = 4 * 2**30  # bytes of rows in memory; computing takes about three times as many
+UNPACKED = 1.3  # bytes of a row in memory for each in a shard's file, at least
 
 
 class EffectsError(ValueError):
@@ -45,19 +48,37 @@ def summarize_effects(
         TableError: a shard is truncated or has other columns: named, with the remedy.
         EffectsError: no shard holds a token, or shards were made with different kernels.
     """
-    frames = [read_table(path, "ablation_shard") for path in shards]
-    made_by = {read_provenance(path).get("kernel") for path in shards}
-    if len(made_by) > 1:
-        raise EffectsError(f"shards were made by different kernels {sorted(map(str, made_by))}: delete them, run again")
-    frame = pl.concat(frames)
-    if not len(frame):
+    found = []
+    for sums in _in_parts([Path(path) for path in shards]):
+        found.append(effects_frame(sums, resamples=resamples, level=level, te_floor=te_floor, seed=seed))
+    if not found:
         raise EffectsError("no shard holds a counted token; use more text")
-    write_table(
-        effects_frame(frame, resamples=resamples, level=level, te_floor=te_floor, seed=seed),
-        effects,
-        "effects",
-        provenance,
-    )
+    write_table(pl.concat(found).sort(KEYS), effects, "effects", provenance)
+
+
+def _in_parts(shards: Sequence[Path]) -> Iterator[pl.DataFrame]:
+    """The shards' rows together, for some neurons at a time: as many as `SUMS_AT_ONCE` allows, usually all.
+
+    Every part reads all shards, one after the other; neurons do not depend on each other.
+
+    Raises:
+        TableError, EffectsError: see `summarize_effects`.
+    """
+    size = UNPACKED * sum(path.stat().st_size for path in shards if path.exists())
+    parts = max(1, math.ceil(size / SUMS_AT_ONCE))
+    for part in range(parts):
+        frame = pl.concat([_of_part(read_table(path, "ablation_shard"), part, parts) for path in shards])
+        made_by = {read_provenance(path).get("kernel") for path in shards}
+        if len(made_by) > 1:
+            raise EffectsError(
+                f"shards were made by different kernels {sorted(map(str, made_by))}: delete them, run again"
+            )
+        if len(frame):
+            yield frame
+
+
+def _of_part(sums: pl.DataFrame, part: int, parts: int) -> pl.DataFrame:
+    return sums if parts == 1 else sums.filter(pl.col("neuron") % parts == part)
 
 
 def effects_frame(

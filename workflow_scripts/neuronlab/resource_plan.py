@@ -22,8 +22,10 @@ KINDS = {
     "decoding": "greedy continuations of a shard's prompts under many variants of the last layer",
     "layers": "deleted, averaged and swapped layers, logit lens: one clean pass, then what is left of each changed one",
     "float64": "verification: a float64 copy of the model beside the model, if it fits",
-    "tables": "reads tables alone: sums over shards, intervals, figures",
+    "tables": "reads the shards' sums, no model: means with intervals",
+    "traces": "reads the traces of chosen neurons, no model: figures, cards",
 }
+WITHOUT_MODEL = ("tables", "traces")
 
 MIB = 2**20
 SAFETY = 1.3  # on memory and time, for what the terms leave out: allocators, fragmentation, machines unlike ours
@@ -40,6 +42,7 @@ ROWS_IN_FLOAT64 = 256  # of U made float64 at a time (`kernels.interface.BLOCK`)
 COLUMNS_IN_FLOAT64 = 8192  # of W_U made float64 at a time (`kernels.interface.COLUMNS`)
 CLEAN_ARRAYS = 8  # float64 [tokens, V] of a chunk's clean read-out alive at once: z, logits, lp, p, their temporaries
 TOKENS_PER_DOCUMENT = 200  # tables have rows per document; texts of shorter documents take more
+SUMS_AT_ONCE = 4 * 2**30  # of the shards' sums (`effects.SUMS_AT_ONCE`)
 CHOSEN = 256  # neurons of all selections and their controls
 TRACED, TRACE_COLUMNS = 120, 30  # neurons that are traced token by token, and columns of that table
 SUM_COLUMNS = 32  # of a shard's table (`schemas`, "ablation_shard")
@@ -128,7 +131,7 @@ def plan(kind: str, load: Load, *, float64_limit_mb: float = math.inf) -> Plan:
     """
     if kind not in KINDS:
         raise ValueError(f"no jobs of kind '{kind}'; there are {', '.join(KINDS)}")
-    on_gpu = load.gpus > 0 and kind != "tables"
+    on_gpu = load.gpus > 0 and kind not in WITHOUT_MODEL
     copied = kind == "float64" and load.parameters * (load.bytes_per_weight + FLOAT64) <= float64_limit_mb * MIB
     device = sum(memory_terms(kind, load, copied).values())
     host = sum(table_terms(kind, load).values()) + (load.parameters * load.bytes_per_weight if on_gpu else device)
@@ -204,7 +207,7 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
     Args:
         copied: a float64 copy of the model stands beside it.
     """
-    if kind == "tables":
+    if kind in WITHOUT_MODEL:
         return {}
     single = load.d_model * load.d_vocab * FLOAT32
     tile = min(load.neurons_per_tile, load.d_mlp)
@@ -248,11 +251,14 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     statistics = 3 * load.d_mlp * load.sequence_length * FLOAT64  # means by position
     sums = TABLE_COPIES * _documents(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
     traces = TABLE_COPIES * TRACED * tokens * TRACE_COLUMNS * FLOAT64
+    if kind == "traces":
+        return {"libraries": PYTHON_TABLES + SNAKEMAKE, "traces": traces}
     if kind == "tables":
-        shards = load.shards * sums  # of all shards
+        # Of one shard as it is read, and of all shards or, where that is too much, of some of their neurons.
+        shards = sums // TABLE_COPIES + min(load.shards * sums, TABLE_COPIES * SUMS_AT_ONCE)
         return {
             "libraries": PYTHON_TABLES + SNAKEMAKE,
-            "sums or traces": max(shards, traces),
+            "sums": shards,
             "bootstrap": 4 * RESAMPLES * load.d_mlp * FLOAT64,
         }
     if kind == "weights":
@@ -290,6 +296,8 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
         return number * (gpu / GPU_BANDWIDTH if on_gpu else cpu / load.threads)
 
     terms = {"start": START_SECONDS}
+    if kind == "traces":
+        return terms | {"reading": load.sequences * load.sequence_length * TRACED * TRACE_COLUMNS * 20e-9}
     if kind == "tables":
         numbers = load.shards * _documents(load) * N * load.replacements * SUM_COLUMNS
         return terms | {"reading": numbers * 20e-9, "bootstrap": 2 * RESAMPLES * numbers / 15e9}

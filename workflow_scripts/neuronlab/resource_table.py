@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from neuronlab.resource_plan import Load, plan, table_terms, time_terms
+from neuronlab.resource_plan import Load, plan, time_terms
 
 # parameters, d_model, layers, d_mlp, vocabulary, bytes per weight
 MODELS = {
@@ -83,15 +83,11 @@ def table(gpus: int) -> str:
 def large_table() -> str:
     """The same models on a text of a million tokens, one replacement, on many GPUs."""
     heads = ["model", "passes, min", "GPU hours of the kernel", "a shard, min", "its start, min"]
-    heads += ["summary, GiB", "traces, GiB"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name in MODELS:
         load = replace(load_of(name, "ablation", 1), sequences=1000, sequence_length=1024, shards=LARGE_SHARDS)
         seconds, whole = time_terms("ablation", load), time_terms("forward", replace(load, shards=1))
         start = seconds["start"] + seconds["load"] + seconds["folding"]
-        # As the summary sees it: all shards' sums; and the table of traces.
-        summary = table_terms("tables", load)["sums or traces"] / 2**30
-        traces = table_terms("chosen", replace(load, shards=1))["traces"] / 2**30
         lines.append(
             [
                 name,
@@ -99,8 +95,6 @@ def large_table() -> str:
                 f"{LARGE_SHARDS * seconds['kernel'] / 3600:.0f}",
                 f"{sum(seconds.values()) / 60:.0f}",
                 f"{start / 60:.0f}",
-                f"{summary:.0f}",
-                f"{traces:.0f}",
             ]
         )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
