@@ -6,7 +6,8 @@ Tests of tables and figures load neither torch nor transformers: whatever needs 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,18 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 SHARED = Path(os.environ.get("NEURONLAB_SHARED", Path(__file__).parents[2].parent / "shared"))
 ARCHITECTURES = ("gpt2", "gpt_neox", "llama", "mistral", "phi", "qwen2", "gemma2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def charts_are_quick() -> Iterator[None]:
+    """Where there are figures among the tests, their charts are made and drawn in less time."""
+    if "altair" not in sys.modules:
+        yield
+        return
+    from quick_charts import quick_charts
+
+    with quick_charts():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ import fake_tables
 import numpy as np
 import polars as pl
 import pytest
+import vl_convert
+from altair.utils import schemapi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neuronlab.figures import (
@@ -98,6 +100,14 @@ def test_a_figure_names_model_counts_and_neurons_and_its_bytes_repeat(
     assert json.loads(first[2].read_text())["$schema"].startswith("https://vega.github.io/schema/vega-lite")
 
 
+@pytest.fixture
+def every_picture_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not remembered from an equal chart."""
+    for name in ("vegalite_to_svg", "svg_to_png"):
+        monkeypatch.setattr(vl_convert, name, getattr(vl_convert, name).__wrapped__)
+
+
+@pytest.mark.usefixtures("every_picture_drawn")
 def test_all_formats_are_written_and_html_works_offline(paths: dict[str, Path], tmp_path: Path) -> None:
     targets = [tmp_path / f"figure.{suffix}" for suffix in saving.FORMATS]
     draw("verification", paths, targets)
@@ -127,6 +137,7 @@ def test_a_settled_pdf_has_the_objects_it_had(tables: dict[str, pl.DataFrame], t
         pdf.settled_pdf(b"%PDF-1.7 nothing")
 
 
+@pytest.mark.usefixtures("every_picture_drawn")
 def test_ids_in_a_picture_do_not_depend_on_what_was_drawn_before(
     tables: dict[str, pl.DataFrame], tmp_path: Path
 ) -> None:
@@ -138,6 +149,16 @@ def test_ids_in_a_picture_do_not_depend_on_what_was_drawn_before(
     used, defined = set(re.findall(r"url\(#(.*?)\)", svg)), set(re.findall(r' id="(.*?)"', svg))
     assert used
     assert used <= defined
+
+
+@pytest.mark.parametrize("name", ["overview", "singular_values"])
+def test_quick_copies_of_charts_are_those_of_altair(
+    name: str, tables: dict[str, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests' own short cut (quick_charts.py)."""
+    quick = made(name, tables).to_json()
+    monkeypatch.setattr(schemapi, "_deep_copy", schemapi._deep_copy.__wrapped__)
+    assert made(name, tables).to_json() == quick
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(paths: dict[str, Path], tmp_path: Path) -> None:
