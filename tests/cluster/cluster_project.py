@@ -53,7 +53,7 @@ def study(**compute: object) -> dict:
             "shards": SHARDS,
             "gpus_per_job": 1,
             "batch_size": 4,
-            "memory_mb": 2000,
+            "memory_mb": 2500,
             "runtime_minutes": 20,
         }
         | compute,
