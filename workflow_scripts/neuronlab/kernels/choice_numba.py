@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 
 from neuronlab.kernels.choice_interface import ROUNDING, Changes, Decision, Lines, Readings
+from neuronlab.kernels.compiled import inlined, kept
 from neuronlab.kernels.interface import KernelError
 
 
@@ -28,7 +28,7 @@ def decide(lines: Lines, nodes: Readings, changes: Changes, *, tie: float) -> De
         raise KernelError("the numba kernel chooses no tokens under a softcap or behind a norm after the MLP")
     token = np.empty(len(changes), np.int64)
     near = np.empty(len(changes), np.bool_)
-    _decide(
+    LOOPS[lines.U.dtype](
         *(tensor.numpy() for tensor in (changes.node, changes.written.contiguous(), changes.f, changes.h.contiguous())),
         *(tensor.numpy() for tensor in (nodes.logits, nodes.largest, nodes.best, nodes.top.contiguous(), nodes.b)),
         nodes.b_low,
@@ -42,8 +42,6 @@ def decide(lines: Lines, nodes: Readings, changes: Changes, *, tie: float) -> De
     return torch.from_numpy(token), torch.from_numpy(near)
 
 
-# Kept between processes: unlike `numba_kernel` it sums in the order written, and it takes constants as arguments.
-@njit(nogil=True, cache=True)
 def _decide(
     node, written, f, h, logits, largest, best, top, b, b_low, b_high, U, low, high, tie, rounding, token, near
 ):
@@ -83,7 +81,7 @@ def _decide(
         token[i], near[i] = chosen, first - second < tie
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def _compare(value, v, first, second, chosen, rounding):
     """The two largest logits and the best token, the lowest id among equals, after one more logit."""
     equal = rounding * (1 + abs(value))
@@ -92,3 +90,7 @@ def _compare(value, v, first, second, chosen, rounding):
     if value >= first - equal:
         return max(value, first), min(value, first), min(v, chosen)
     return first, max(value, second), chosen
+
+
+# Decoding has its directions in the model's precision, its verification in float64.
+LOOPS = {dtype: kept(_decide, str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.float64)}

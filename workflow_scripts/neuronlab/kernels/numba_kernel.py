@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numba import njit
 
 from neuronlab.kernels.arithmetic import LN_2, LOG2_E, exp2m1, exp2m1_ratio, fma
+from neuronlab.kernels.compiled import inlined, kept
 from neuronlab.kernels.interface import (
     Clean,
     Coefficients,
@@ -44,9 +45,7 @@ ZERO_WAY, SMALL_WAY, LARGE_WAY, HUGE_WAY = 0, 1, 2, 3
 F0, F1 = np.float32(0), np.float32(1)
 
 
-# Compiled anew in every process, some seconds: code that numba loads from its cache differs from the code that it was
-# cached from (sums are associated otherwise), so that the last digits would tell which job came first.
-@njit(fastmath={"reassoc", "nsz"}, nogil=True)
+@partial(inlined, reassociate=True)
 def _small(z, u, g, p, lp, a, b, c):
     """Sums of p E and p E (lp + y) + p y over a block, E = 2^y - 1, y = a z + b u + c g, |y| <= 1/2."""
     s, h = F0, F0
@@ -65,7 +64,7 @@ def _small(z, u, g, p, lp, a, b, c):
     return s, h
 
 
-@njit(fastmath={"reassoc", "nsz"}, nogil=True)
+@partial(inlined, reassociate=True)
 def _large(z, u, g, p, lp, a, b, c, shift):
     """The same for y + shift, |y| and |shift| up to LARGE."""
     s, h = F0, F0
@@ -83,7 +82,7 @@ def _large(z, u, g, p, lp, a, b, c, shift):
     return s, h
 
 
-@njit(fastmath={"reassoc", "nsz"}, nogil=True)
+@partial(inlined, reassociate=True)
 def _dot(p, u):
     s = F0
     for i in range(p.size):
@@ -91,7 +90,7 @@ def _dot(p, u):
     return s
 
 
-@njit(nogil=True)
+@inlined
 def _huge(z, u, g, lp, a, b, c):
     """Change of the log-sum-exp and sum of p' log p' after a change of any size; float64, base 2 in, nats out."""
     top = -math.inf
@@ -107,7 +106,7 @@ def _huge(z, u, g, lp, a, b, c):
     return top * LN_2 + lse, weighted / total - lse
 
 
-@njit(nogil=True)
+@kept
 def _tile(z, U, g, p, lp, A, B, C, way, first, last, shift, s, h):
     """Sums for all tokens and the neurons first..last; s and h are zero where nothing is to be done.
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Num
 from numba import njit
 
 from neuronlab.kernels.arithmetic import fma, ordered
+from neuronlab.kernels.compiled import inlined, kept
 
 BLOCK = 2048
 BUCKETS = 4096
@@ -30,8 +31,7 @@ def _logit(z, u, g, lp, a, b, c):
     return lp + fma(a, z, fma(c, g, b * u))
 
 
-# Not cached, for the reason that `numba_kernel` gives.
-@njit(nogil=True)
+@inlined
 def _block(z, u, g, lp, a, b, c, threshold):
     """Number of logits above `threshold`, and the largest as an ordered integer."""
     above, best = ZERO, SMALLEST
@@ -42,7 +42,7 @@ def _block(z, u, g, lp, a, b, c, threshold):
     return above, best
 
 
-@njit(nogil=True)
+@inlined
 def _all(z, u, g, lp, a, b, c, threshold):
     """Number of logits above `threshold`, and the first largest, over all ids."""
     above, best, where = ZERO, SMALLEST, 0
@@ -58,13 +58,13 @@ def _all(z, u, g, lp, a, b, c, threshold):
     return above, where
 
 
-@njit(nogil=True)
+@inlined
 def _bucket(value, top, per_unit):
     """Bucket of a log-probability: 0 the largest. Monotone, so that order between buckets is order of values."""
     return min(max(int((top - value) * per_unit), 0), BUCKETS - 1)
 
 
-@njit(nogil=True)
+@inlined
 def _sort(lp, order, starts):
     """Counting sort of ids into buckets, in order of id within each; returns the largest value and buckets per unit."""
     top, bottom = LOWEST, -LOWEST
@@ -84,7 +84,7 @@ def _sort(lp, order, starts):
     return top, per_unit
 
 
-@njit(nogil=True)
+@inlined
 def _count(z, u, g, lp, order, a, b, c, threshold):
     above = ZERO
     for k in range(order.size):
@@ -92,7 +92,7 @@ def _count(z, u, g, lp, order, a, b, c, threshold):
     return above
 
 
-@njit(nogil=True)
+@kept
 def _tile(z, U, g, lp, A, B, C, targets, bound, first, last, rank, prediction):
     variants, tokens, _ = A.shape
     vocab = lp.shape[1]
