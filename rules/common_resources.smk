@@ -27,15 +27,16 @@ def sizes_of(model):
     )
 
 
-def changes_per_token(kind, sizes):
+def changes_per_token(kind, model, sizes):
     """How many changes of the model every token sees, as `resource_plan.Load.replacements` counts them."""
     if kind == "decoding":
         study = config["context_copying"]
+        applying = [*selection_entries(as_model(model)), *TEXT_SETS]
+        named = [name for name in applying if name in study["selections"]] or applying
         controls = sum(
             study["controls"][name] for name in ("uniform", "norm_matched", "synthetic")
         )
-        sets = len(config["selections"]) + 2  # and those chosen by effects
-        return sets * (controls + len(study["replacements"]))
+        return len(named) * (1 + controls) * len(study["replacements"])
     if kind == "layers":
         return sizes.n_layers * len(config["stages_of_inference"]["interventions"])
     return len(config["ablation"]["replacements"])
@@ -60,7 +61,7 @@ def load_of(kind, model, wildcards):
         sequences=prompts or text.get("sequences", 1),
         sequence_length=PROMPT_TOKENS if facts else text.get("sequence_length", 256),
         shards=shards if hasattr(wildcards, "shard") or kind == "tables" else 1,
-        replacements=changes_per_token(kind, sizes),
+        replacements=changes_per_token(kind, model, sizes),
         neurons_per_tile=COMPUTE["neurons_per_tile"],
         tokens_per_chunk=COMPUTE["tokens_per_chunk"],
         batch_size=COMPUTE["batch_size"],
