@@ -62,9 +62,9 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CHUNK, TILE, BATCH, VARIANTS, NEW_TOKENS = 128, 4096, 16, 48, 10
-# What is planned over what is measured. The plan's costs are those of a CPU a third as fast as where this was written,
-# and of many continuations of a prompt; stages of hundredths of a second are mostly overhead.
-TIME_BOUNDS, MEMORY_BOUNDS = (0.7, 12.0), (0.8, 4.0)
+# What is planned over what is measured: the plan's costs are those of a CPU half as fast as where this was written, and
+# stages of hundredths of a second are mostly overhead.
+TIME_BOUNDS, MEMORY_BOUNDS = (0.6, 6.0), (0.75, 3.0)
 STAGES = ("load", "weights", "passes", "ablation", "layers", "decoding")
 
 

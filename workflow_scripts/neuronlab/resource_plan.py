@@ -214,8 +214,9 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
     terms = {"weights": load.parameters * load.bytes_per_weight, "modules": LOADED}
     block = load.d_model * min(COLUMNS_IN_FLOAT64, load.d_vocab) * FLOAT64  # of W_U, while it is folded or multiplied
     if kind == "weights":
-        # The read-out and its columns of unit length; with them one layer's weights, or the singular directions.
-        return terms | {"read-out": 2 * single, "work": block + max(last_layer_bytes(load), spectrum_bytes(load))}
+        # The read-out and its columns of unit length, with a copy while they are chosen; with them one layer's weights,
+        # or the singular directions.
+        return terms | {"read-out": 3 * single, "work": block + max(last_layer_bytes(load), spectrum_bytes(load))}
     terms |= {"read-out": readout_bytes(load), "last layer": last_layer_bytes(load), "pass": pass_bytes(load)}
     if kind in ("ablation", "chosen"):
         neurons = tile if kind == "ablation" else min(tile, CHOSEN)
@@ -324,7 +325,10 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
     elif kind == "decoding":
         grown, pairs = _mine(load) * CONTINUATIONS * NEW_TOKENS, _mine(load) * load.replacements
         terms["passes"] = one_pass + flops(pass_flops(load, grown), width)
-        terms["read-out"] = flops(2.0 * d * V * (_mine(load) + grown), 8)
+        read = _mine(load) + grown
+        terms["read-out"] = flops(2.0 * d * V * read, 8) + elementwise(
+            read * V, 2 * CPU_OUTCOMES, 2 * GPU_OUTCOME_BYTES
+        )
         terms["choice"] = pairs * NEW_TOKENS * (1e-7 if on_gpu else 2e-6)
         terms["entropies"] = elementwise(pairs * V, CPU_ENTROPY, 60)
     elif kind == "layers":
