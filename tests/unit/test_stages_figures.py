@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -59,10 +60,20 @@ def words(root: ElementTree.Element) -> list[str]:
     return [line for element in root.iter("{http://www.w3.org/2000/svg}text") for line in element.itertext()]
 
 
+def styled(
+    element: ElementTree.Element, tag: str, style: str, inherited: str = ""
+) -> Iterator[tuple[ElementTree.Element, str]]:
+    """Every element of a kind, with a style of its own or of the nearest group around it."""
+    own = element.get(style, inherited)
+    if element.tag == f"{{http://www.w3.org/2000/svg}}{tag}":
+        yield element, own
+    for child in element:
+        yield from styled(child, tag, style, own)
+
+
 def fills(root: ElementTree.Element, colour: str) -> int:
     """How many drawn paths have this fill."""
-    paths = root.iter("{http://www.w3.org/2000/svg}path")
-    return sum(path.get("fill", "").lower() == colour for path in paths)
+    return sum(fill.lower() == colour for _, fill in styled(root, "path", "fill"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -254,11 +265,7 @@ def test_cells_name_the_top_token_and_bold_is_the_final_one(tmp_path: Path) -> N
     cells = lens_tokens.prepare(table)
     assert len(cells) == 16
     root = svg(made("lens_tokens", {"lens_tokens": table}), tmp_path)
-    bold = [
-        element.text
-        for element in root.iter("{http://www.w3.org/2000/svg}text")
-        if element.get("font-weight") == "bold"
-    ]
+    bold = [element.text for element, weight in styled(root, "text", "font-weight") if weight == "bold"]
     labels = cells.filter(pl.col("layer") == 0)["label"].to_list()
     expected = cells.filter("final")["said"].to_list() + labels + [lens_tokens.TITLE]
     assert sorted(bold) == sorted(expected)
