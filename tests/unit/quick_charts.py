@@ -1,8 +1,9 @@
 """Making and drawing charts in a fraction of the time, with the same outcome.
 
-Altair copies a chart whenever it is put into another one, and builds every object in it anew, with all the settings
-that it could have; and drawing takes a tenth of a second or more. Here copies take over what is there, and a picture
-that was drawn already is not drawn again.
+Altair copies a chart whenever it is put into another one, builds every object in it anew with all the settings that it
+could have, lists its hundreds of classes for every encoding, and checks a whole chart against its grammar, which takes
+longer than drawing it. Here copies take over what is there, and what was listed, checked or drawn already is not
+listed, checked or drawn again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 
@@ -52,6 +53,26 @@ def _remembering(draw: Callable[..., Any]) -> Callable[..., Any]:
     return remembered
 
 
+def _listing(slow: type) -> Callable[..., Any]:
+    """Objects of the class, one for the same classes."""
+    made = cache(lambda *classes: slow(classes))
+    return lambda classes: made(*classes)
+
+
+def _checking(slow: Callable[..., list]) -> Callable[..., list]:
+    """The function, asked once for the same specification and the same grammar."""
+    found: dict[tuple[str, int, int], tuple[list, Any, Any]] = {}
+
+    @wraps(slow)
+    def checked(spec: Any, schema: dict[str, Any], rootschema: dict[str, Any] | None = None) -> list:
+        key = (json.dumps(spec, default=id), id(schema), id(rootschema))
+        if key not in found:
+            found[key] = (slow(spec, schema, rootschema=rootschema), schema, rootschema)  # alive, so that ids last
+        return found[key][0]
+
+    return checked
+
+
 @contextmanager
 def quick_charts() -> Iterator[None]:
     """What the functions were is in their `__wrapped__`."""
@@ -60,6 +81,8 @@ def quick_charts() -> Iterator[None]:
 
     quick = {
         (schemapi, "_deep_copy"): _copying(schemapi._deep_copy, schemapi.SchemaBase),
+        (schemapi, "_get_errors_from_spec"): _checking(schemapi._get_errors_from_spec),
+        (schemapi, "_FromDict"): _listing(schemapi._FromDict),
         (vl_convert, "vegalite_to_svg"): _remembering(vl_convert.vegalite_to_svg),
         (vl_convert, "svg_to_png"): _remembering(vl_convert.svg_to_png),
     }
