@@ -181,6 +181,16 @@ def test_examples_are_in_the_order_of_their_drawing_with_the_score_framed(tables
         assert f"the last attends {share:.2f} to the earlier ones" in json.dumps(whole)
 
 
+def test_the_head_named_is_the_head_drawn_c_defect_7(tables: Tables) -> None:
+    """The published figure says L2H5 and shows [1, 6]: here the name comes with the data."""
+    frame = tables["subjoiner_examples"].with_columns(layer=pl.lit(1, pl.Int32), head=pl.lit(6, pl.Int32))
+    assert "head 1.6, of the highest score" in subtitle(subjoiner_examples.chart(frame, model="m", text="t"))
+    best = subjoiners.best_heads(tables["subjoiners"])
+    whole = spec(subjoiners.chart(tables["subjoiners"], model="m", text="t"))
+    named = [title for title in titles(whole) if title in {f"{r['layer']}.{r['head']}" for r in best.to_dicts()}]
+    assert named == [f"{row['layer']}.{row['head']}" for row in best.iter_rows(named=True)]
+
+
 def test_token_labels_are_data_and_no_code(tables: Tables, tmp_path: Path) -> None:
     strings = pl.col("query_string").replace({" of": "'\"}) \\"}), pl.col("key_string").replace({" of": "'\"}) \\"})
     odd = tables["subjoiner_examples"].with_columns(*strings)
