@@ -105,8 +105,8 @@ rule draw_total_direct:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=small(4000),
-        runtime=small(30),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
         gpu=0,
     params:
         code=library("draw_total_direct"),
@@ -251,8 +251,8 @@ rule draw_overview:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=small(4000),
-        runtime=small(30),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
         gpu=0,
     params:
         code=library("draw_overview"),
@@ -300,8 +300,8 @@ rule write_cards:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=small(4000),
-        runtime=small(30),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
         gpu=0,
     params:
         code=library("write_cards"),

@@ -48,8 +48,8 @@ rule draw_token_frequency:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=small(4000),
-        runtime=small(30),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
         gpu=0,
     params:
         code=library("draw_token_frequency"),
@@ -74,8 +74,8 @@ rule draw_token_effects:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=small(4000),
-        runtime=small(30),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
         gpu=0,
     params:
         code=library("draw_token_effects"),
@@ -103,8 +103,8 @@ rule draw_example_passage:
         "../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=small(4000),
-        runtime=small(30),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
         gpu=0,
     params:
         code=library("draw_example_passage"),
