@@ -6,7 +6,7 @@ import json
 
 import pytest
 from neuronlab.configuration import ConfigError
-from neuronlab.model_sizes import Sizes, check_context, check_induction, read_sizes
+from neuronlab.model_sizes import Sizes, check_context, check_induction, planned_sizes, read_sizes
 
 SIZES = Sizes(d_model=32, n_layers=2, d_mlp=48, n_heads=4, n_ctx=64, window=16)
 
@@ -50,3 +50,15 @@ def test_repetitions_beyond_the_attention_window():
 def test_the_window_in_config_json(tmp_path, entries, window):
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, **entries}))
     assert read_sizes(tmp_path).window == window
+
+
+@pytest.mark.parametrize("content", [None, "", '{"n_embd": 3', "[]"])
+def test_planned_sizes_stand_in_for_a_config_json_that_is_absent_or_cut_short(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert planned_sizes(tmp_path, {"d_model": 8}) == Sizes(d_model=8, n_layers=None, d_mlp=None)
+
+
+def test_config_json_wins_over_planned_sizes(tmp_path):
+    (tmp_path / "config.json").write_text('{"n_embd": 4}')
+    assert planned_sizes(tmp_path, {"d_model": 8, "n_layers": 2}) == Sizes(d_model=4, n_layers=2, d_mlp=16)

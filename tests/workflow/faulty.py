@@ -30,7 +30,8 @@ if os.environ.get("HOLD_AT"):
             with open(mark + ".new", "w") as file:
                 file.write(str(os.getpid()))
             replace(mark + ".new", mark)
-            while os.path.exists(mark):
+            end = time.monotonic() + 300  # whatever becomes of the test
+            while os.path.exists(mark) and time.monotonic() < end:
                 time.sleep(0.02)
         replace(source, target)
 
@@ -38,7 +39,7 @@ if os.environ.get("HOLD_AT"):
 """
 
 
-def wait_for(what: Callable[[], object], message: str, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], object], message: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, message
@@ -68,7 +69,7 @@ class DisturbedRun:
         """Send a signal to Snakemake and all its jobs, as a terminal does, or to a whole Slurm job."""
         os.killpg(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         return self.process.wait(seconds)
 
 

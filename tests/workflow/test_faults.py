@@ -65,13 +65,12 @@ def leftovers(project: Project) -> list[Path]:
     return sorted((project.directory / "results").rglob(".*.*"))
 
 
-def refused(project: Project) -> str:
-    """What a Snakemake says that finds the directory locked. It starts no jobs, so it need not be a new process."""
-    command = project.command(EFFECTS)[3:]
-    status, output = warm_snakemake(project.code).run(
-        command, directory=project.directory, environment=project.environment()
-    )
-    assert status != 0, output
+def again(project: Project, target: str = EFFECTS, *, ok: bool = True) -> str:
+    """The same command again, by a Snakemake that has its imports behind it; its output."""
+    command = project.command(target)[3:]
+    snakemake = warm_snakemake(project.code)
+    status, output = snakemake.run(command, directory=project.directory, environment=project.environment())
+    assert (status == 0) == ok, output
     return output
 
 
@@ -83,7 +82,7 @@ def jobs_of(output: str) -> list[str]:
 def finish(project: Project, undisturbed: Project, *expected: str) -> None:
     """The same command again: it runs the expected jobs alone, touches nothing else, and all bytes are the same."""
     before = places(project)
-    output = project.run(EFFECTS)
+    output = again(project)
     assert jobs_of(output) == sorted(expected)
     after, found, wanted = places(project), files(project), files(undisturbed)
     assert {name: place for name, place in before.items() if after.get(name) != place} == {}
@@ -94,7 +93,7 @@ def finish(project: Project, undisturbed: Project, *expected: str) -> None:
 
 def test_two_at_once(working, undisturbed):
     run = start_and_hold(working, EFFECTS, EFFECTS)
-    assert LOCKED in refused(working)
+    assert LOCKED in again(working, ok=False)
     assert run.process.poll() is None
     run.release()
     assert run.wait() == 0, run.output()
@@ -118,7 +117,7 @@ def test_stopped_by_signals(working, undisturbed):
             lambda seen=seen: seen in log.read_text() and not leftovers(working), f"the job ended otherwise: {seen}"
         )
         assert places(working) == before
-    assert LOCKED in refused(working)
+    assert LOCKED in again(working, ok=False)
     working.run("--unlock")
     finish(working, undisturbed, "summarize_effects")
 
@@ -137,7 +136,7 @@ def test_snakemake_killed_between_two_outputs_of_a_job(working, undisturbed):
     svg.write_text("never trusted: the job that was to make it did not end")
     os.utime(svg)
     working.run("--unlock")
-    assert jobs_of(working.run(f"{FIGURE}.svg")) == ["draw_verification"]
+    assert jobs_of(again(working, f"{FIGURE}.svg")) == ["draw_verification"]
     assert leftovers(working) == []
     assert files(working) == {
         name: content for name, content in files(undisturbed).items() if not EFFECTS.endswith(name)
@@ -149,12 +148,12 @@ def test_snakemake_killed_alone_while_its_job_lives_on(working, undisturbed):
     job = orphaned.held
     orphaned.process.send_signal(signal.SIGKILL)
     orphaned.wait()
-    assert LOCKED in refused(working)
+    assert LOCKED in again(working, ok=False)
     working.run("--unlock")
 
     # The new job writes beside the one that lives on, and does not take its file away.
     half_written = leftovers(working)
-    assert jobs_of(working.run(EFFECTS)) == ["summarize_effects"]
+    assert jobs_of(again(working)) == ["summarize_effects"]
     assert leftovers(working) == half_written
     assert len(half_written) == 1
     whole = (undisturbed.directory / EFFECTS).read_bytes()
@@ -179,44 +178,48 @@ def test_a_killed_job_is_tried_again_if_asked(working, undisturbed):
 
 
 @pytest.fixture
-def small_disk(working: Project) -> Iterator[Path]:
-    """The results on a disk of their own that has room for everything but a second shard."""
-    unfinished(working, f"{SHARDS}/1.parquet")
-    results, aside = working.directory / "results", working.directory / "aside"
-    results.rename(aside)
-    results.mkdir()
-    pages = sum(-(-path.stat().st_size // 4096) for path in aside.rglob("*") if path.is_file())
-    # A few pages for the log of the job that will find no room for its result.
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={(pages + 6) * 4}k", "tmpfs", str(results)]
+def small_disk(undisturbed: Project, tmp_path: Path) -> Iterator[Project]:
+    """A working directory on a disk of its own that has room for everything but the missing second shard."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
     try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(directory)]
         mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no command 'mount'")
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
     try:
-        subprocess.run(["cp", "-a", f"{aside}/.", str(results)], check=True)
-        yield results
+        subprocess.run(["cp", "-a", f"{undisturbed.directory}/.", str(directory)], check=True)
+        project = Project(directory, undisturbed.code)
+        unfinished(project, EFFECTS, f"{SHARDS}/1.parquet")
+        # A shard is 63 kB; Snakemake's own notes and the job's log take about half of this.
+        resize(directory, shutil.disk_usage(directory).used + 48 * 1024)
+        yield project
     finally:
-        subprocess.run(["umount", str(results)], check=True)
+        subprocess.run(["umount", str(directory)], check=True)
 
 
-def test_full_disk(working, undisturbed, small_disk):
-    before = places(working)
-    output = working.run(EFFECTS, ok=False)
+def resize(disk: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+def test_full_disk(small_disk, undisturbed):
+    before = places(small_disk)
+    output = again(small_disk, ok=False)
     assert f"ablate_neurons: {SHARDS}/1.parquet: no space left on device. Make room" in output
     assert "Traceback" not in output
-    assert places(working) == before
-    assert leftovers(working) == []
+    assert places(small_disk) == before
+    assert leftovers(small_disk) == []
 
-    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    finish(working, undisturbed, "ablate_neurons", "summarize_effects")
+    resize(small_disk.directory, 100 << 20)
+    finish(small_disk, undisturbed, "ablate_neurons", "summarize_effects")
 
 
 def test_truncated_shard_and_a_gentle_stop(working, undisturbed):
     shard = working.directory / SHARDS / "1.parquet"
     shard.write_bytes(shard.read_bytes()[:-1000])
-    output = working.run(EFFECTS, ok=False)
+    output = again(working, ok=False)
     assert f"summarize_effects: {SHARDS}/1.parquet: not a readable Parquet file" in output
     assert "delete it and run the workflow again" in output
     assert "Traceback" not in output
@@ -233,22 +236,22 @@ def test_truncated_shard_and_a_gentle_stop(working, undisturbed):
     finish(working, undisturbed, "summarize_effects")
 
 
-def test_damaged_download(working, tiny_directory):
+def test_damaged_download(project, tiny_directory):
     """A fetched model whose files are not those of its manifest is refused while the workflow is planned."""
-    fetched = working.directory / "results/inputs/models/fetched"
+    fetched = project.directory / "results/inputs/models/fetched"
     shutil.copytree(tiny_directory, fetched)
     manifest = fetched / "manifest.json"
     manifest.write_text(json.dumps({"files": {"config.json": file_record(fetched / "config.json")}}))
-    config = working.config()
-    config["models"]["fetched"] = {"source": "hub", "name": "some/model", "null_space_k": [4]}
-    config["confidence_regulation"]["models"] = ["fetched"]
-    working.configure(config)
+    config = project.config()
+    config["models"]["fetched"] = {"source": "hub", "name": "some/model", "revision": "0" * 40, "null_space_k": [4]}
+    config["confidence_regulation"]["models"].append("fetched")
+    project.configure(config)
     target = EFFECTS.replace("/tiny/", "/fetched/")
-    assert "fetch_model" not in working.planned(target)
+    assert "fetch_model" not in project.planned(target)
 
     (fetched / "config.json").write_text('{"model_type": "gp')
-    assert "fetched/config.json' is not what was fetched; delete" in working.run("--dry-run", target, ok=False)
+    assert "fetched/config.json' is not what was fetched; delete" in project.run("--dry-run", target, ok=False)
     manifest.write_text("")
-    assert "fetched/manifest.json' is damaged" in working.run("--dry-run", target, ok=False)
+    assert "fetched/manifest.json' is damaged" in project.run("--dry-run", target, ok=False)
     manifest.unlink()
-    assert working.planned(target)["fetch_model"] == 1
+    assert project.planned(target)["fetch_model"] == 1

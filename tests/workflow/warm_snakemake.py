@@ -1,7 +1,7 @@
 """Snakemake's command line in forks of one process that has everything imported: a second of work instead of four.
 
 Every request gets a fork of its own, with its own arguments, environment and working directory, which sees nothing of
-the requests before it. This is for commands that start no jobs (dry runs, `--touch`, `--unlock`); real runs are
+the requests before it. This is for commands that start no jobs (dry runs, `--touch`, `--unlock`) or few; long runs are
 processes of their own. The workflow's own modules are imported once, from the copy of the code that the process
 serves: an edit that must be seen while the workflow is parsed needs a process of its own too.
 

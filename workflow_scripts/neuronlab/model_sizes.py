@@ -64,9 +64,12 @@ def planned_sizes(directory: Path, planned: Mapping[str, int]) -> Sizes:
     Args:
         directory: where its files lie, or will lie.
         planned: `models.<name>.size` of the configuration; it fills in what config.json leaves open, and all of it
-            until that is there.
+            until that is there and whole: a download may have been cut short, and is made again.
     """
-    found = read_sizes(directory) if (directory / "config.json").is_file() else Sizes(None, None, None)
+    try:
+        found = read_sizes(directory)
+    except (OSError, ValueError, TypeError):
+        found = Sizes(None, None, None)
     missing = {key: value for key, value in planned.items() if getattr(found, key) is None}
     return replace(found, **missing)
 
