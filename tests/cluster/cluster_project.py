@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from one_node_slurm import GPUS
@@ -60,8 +61,14 @@ def study(**compute: object) -> dict:
     }
 
 
+@dataclass
 class ClusterProject(Project):
-    """A working directory for runs on a cluster."""
+    """A working directory for runs on a cluster; `variables` are set in the environment of its runs."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | self.variables
 
     def slurm_command(self, *arguments: str) -> list[str]:
         """What a user types in the project's root, with a configuration and a directory of their own."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +12,8 @@ from conftest import make_project
 from one_node_slurm import GPUS, Recorder
 
 pytestmark = pytest.mark.cluster
+
+HUNGRY = Path(__file__).parent / "hungry"
 
 
 def jobs_of(run):
@@ -66,15 +67,13 @@ def test_results_equal_a_local_run(slurm_run, local_run):
     assert [path for path in here if on_slurm[path] != here[path]] == []
 
 
-def test_a_job_out_of_memory_gets_more(cluster, slurm_run, tmp_path, monkeypatch):
+def test_a_job_out_of_memory_gets_more(cluster, slurm_run, tmp_path):
     """A job that needs more than was planned for it; and GPUs asked for the other way."""
     finished = slurm_run[0]
     rule, target = "measure_activations", f"{TEXT}/activation_statistics.parquet"
     planned = next(job.memory_mb for job in jobs_of(slurm_run) if job.rule == rule)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "hungry"), prepend=os.pathsep)
-    monkeypatch.setenv("HUNGRY_RULE", rule)
-    monkeypatch.setenv("HUNGRY_MB", str(planned))
     project = make_project(tmp_path, gpu_request="gres")
+    project.variables = {"PYTHONPATH": str(HUNGRY), "HUNGRY_RULE": rule, "HUNGRY_MB": str(planned)}
     project.take_over(finished)
     with Recorder().recording() as recorder:
         project.run_on_slurm(target)
