@@ -153,7 +153,9 @@ def read_table(path: str | Path, name: str) -> pl.DataFrame:
     if not path.exists():
         raise TableError(f"{path}: no such table ('{name}'); run the workflow to make it")
     try:
-        with pq.ParquetFile(path) as file:  # `pq.read_table` would import pandas, which takes longer than the reading
+        # `pq.read_table` would import pandas, which takes longer than the reading. Without the pages' checksums most
+        # wrong bits would be read as numbers.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             frame = pl.from_arrow(file.read())
     except Exception as error:  # pyarrow raises many types for a damaged file
         raise TableError(
