@@ -43,6 +43,18 @@ def charts_are_quick() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def models_are_loaded_once() -> Iterator[None]:
+    """Where there are models among the tests."""
+    if "neuronlab.models" not in sys.modules:
+        yield
+        return
+    from quick_models import quick_models
+
+    with quick_models():
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of published models, texts and counts beside the repository; tests that need it skip without it."""

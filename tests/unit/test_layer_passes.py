@@ -177,10 +177,12 @@ def test_every_weight_of_a_block_moves(architecture: str, directories: dict[str,
         assert value.detach().numpy().tobytes() in moved, name
 
 
-def test_blocks_that_are_not_built_alike_are_refused(directories: dict[str, Path]) -> None:
+def test_blocks_that_are_not_built_alike_are_refused(
+    directories: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = loaded(directories["llama"])
     weight = model.bridge.blocks[2].mlp.out.original_component.weight
-    weight.data = torch.zeros(weight.shape[0], weight.shape[1] + 1)
+    monkeypatch.setattr(weight, "data", torch.zeros(weight.shape[0], weight.shape[1] + 1))
     with pytest.raises(InterventionError, match=r"swaps: layers 0 and 2 .*mlp.*not of one shape"):
         weight_pairs(model, 0, 2)
 
