@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.stats import t as student
+from scipy.special import stdtr
 from torch import Tensor
 
 Array = np.ndarray
@@ -184,7 +184,7 @@ def score(sums: PowerSums) -> Scores:
         difference=difference,
         effect_size=difference / np.sqrt(np.where(within > 0, within, np.nan) / (sums.n_tokens - 2)),
         t=t,
-        p_value=2 * student.sf(np.abs(t), degrees),
+        p_value=2 * stdtr(degrees, -np.abs(t)),
         variance_reduction=1 - within / np.where(whole[0] > 0, whole[0], np.nan)[:, None],
         skew_reduction=1 - np.abs(skew) / np.where(skew_all != 0, np.abs(skew_all), np.nan),
         kurtosis_reduction=1 - excess / np.where(excess_all > 0, excess_all, np.nan),

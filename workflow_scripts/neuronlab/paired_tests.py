@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Num
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 from neuronlab.statistics import rank_p_value
 
@@ -43,7 +43,7 @@ def paired_t(sums: Float64[Array, "documents ..."], counts: Num[Array, " documen
     error = means.std(axis=0, ddof=1) / np.sqrt(n)
     varies = error > 0
     t = np.where(varies, means.mean(axis=0) / np.where(varies, error, 1.0), np.nan)
-    return TTest(t, 2 * student.sf(np.abs(t), n - 1))
+    return TTest(t, 2 * stdtr(n - 1, -np.abs(t)))
 
 
 def holm(p: Float64[Array, " tests"]) -> Float64[Array, " tests"]:
