@@ -3,7 +3,7 @@
 Needs: all rules. Makes nothing. Runs on one machine are not affected.
 """
 
-from neuronlab.slurm_arrays import mend_arrays
+from neuronlab.slurm_arrays import become_member, mend_arrays
 
 # Seconds each and in great number: not worth a cluster's job. Downloads need the network, which nodes often lack.
 LOCAL_PREFIXES = ("draw_", "overlay_", "write_", "fetch_")
@@ -27,5 +27,7 @@ workflow.localrules(
     )
 )
 
-# Snakemake has loaded its plugins before it reads these lines.
+# Where a run is started: Snakemake has loaded its plugins before it reads these lines. In a job of an array: before
+# it has begun with anything.
 mend_arrays(sys.modules.get("snakemake_executor_plugin_slurm"))
+become_member()

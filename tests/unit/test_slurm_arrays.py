@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from types import SimpleNamespace
 
-from neuronlab.slurm_arrays import by_request, mend_arrays
+import pytest
+from neuronlab.slurm_arrays import by_request, member_command, mend_arrays
 
 
 def job(name: str, threads: int = 1, **resources: object) -> SimpleNamespace:
@@ -68,3 +72,28 @@ def test_another_plugin_is_left_alone():
     mend_arrays(other)
     mend_arrays(None)
     assert vars(other).keys() == {"Executor"}
+
+
+def array_payload(commands: dict[str, str]) -> str:
+    """The later members' commands as the plugin packs them."""
+    packed = {index: zlib.compress(command.encode(), level=9).hex() for index, command in commands.items()}
+    return base64.b64encode(json.dumps(packed).encode()).decode()
+
+
+@pytest.mark.parametrize("form", ["{option}={payload}", "{option} {payload}", "{option}='{payload}'"])
+def test_a_member_of_an_array_runs_its_own_command(form):
+    payload = array_payload({"2": "snakemake second", "3": "snakemake third"})
+    arguments = [
+        "snakemake",
+        "--jobs",
+        "1",
+        *form.format(option="--slurm-jobstep-array-execs", payload=payload).split(),
+    ]
+    assert member_command(arguments, {"SLURM_ARRAY_TASK_ID": "3"}) == "snakemake third"
+
+
+def test_the_first_member_and_jobs_outside_of_arrays_stay_what_they_are():
+    arguments = ["snakemake", "--slurm-jobstep-array-execs=" + array_payload({"2": "snakemake second"})]
+    assert member_command(arguments, {"SLURM_ARRAY_TASK_ID": "1"}) is None
+    assert member_command(arguments, {}) is None
+    assert member_command(["snakemake", "--jobs", "1"], {"SLURM_ARRAY_TASK_ID": "2"}) is None

@@ -1,21 +1,29 @@
-"""Two faults of job arrays in the Slurm plugin of Snakemake (2.8.0), mended where a run is started.
+"""Three faults of job arrays in the Slurm plugin of Snakemake (2.8.0), mended from outside.
 
 * It holds back the members of an array while others of the rule are ready, although Snakemake already counts them
   as running: whenever fewer are handed over than are ready (`--jobs`, `--resources`, the limit on submissions per
   second), the run waits for ever.
 * It asks for what the first member needs, for all of them: shards of a large model would get the memory of a small
   one, and a second attempt the memory of a first.
+* In every member, the first member's job is started, does the member's own work, and then looks for the first
+  member's output: a member that is done before the first one fails, and is repeated.
 
-Here whatever is handed over is submitted at once, in one array per distinct request.
+Here whatever is handed over is submitted at once, in one array per distinct request, and a member runs its own job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import base64
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 # Resources that differ between jobs without being asked of Slurm.
 OWN = ("_cores", "_nodes", "_job_count", "tmpdir", "disk", "disk_mb", "disk_mib")
+MEMBERS = "--slurm-jobstep-array-execs"  # the plugin's option with the commands of the later members
 
 
 def request(job: Any) -> Hashable:
@@ -49,3 +57,26 @@ def mend_arrays(plugin: Any) -> None:
     submit_by_request.mended = True
     executor._submit_array_jobs = submit_by_request
     plugin.pending_jobs_for_rule = lambda dag, rule: 0  # nothing is worth waiting for
+
+
+def member_command(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """The shell command of this member of a job array; None for its first member and outside of arrays.
+
+    `arguments` are those of the process that Slurm started, the same for all members.
+    """
+    for position, argument in enumerate(arguments):
+        if argument.partition("=")[0] == MEMBERS:
+            payload = argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2])
+            commands = json.loads(base64.b64decode(payload.strip("'\"")))
+            packed = commands.get(environment.get("SLURM_ARRAY_TASK_ID"))
+            return packed and zlib.decompress(bytes.fromhex(packed)).decode()
+    return None
+
+
+def become_member() -> None:
+    """In a later member of an array, replace this process by the member's own; do nothing anywhere else."""
+    command = member_command(sys.argv, os.environ)
+    if command:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv("/bin/sh", ["sh", "-c", command])
