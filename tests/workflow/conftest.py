@@ -37,5 +37,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> 
     make_text(directory / "words.txt")
     make_facts(directory / "facts.csv")
     done.configure(small_config(tiny_directory))
-    done.run()
+    done.run(warm=True)
     return done

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from warm_jobs import warm_python
 from warm_snakemake import warm_snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,12 +121,19 @@ class Project:
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return inherited | threads | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
-    def run(self, *arguments: str, default_config: bool = False, ok: bool = True) -> str:
-        """Run Snakemake; return its output. `ok` says whether it should succeed."""
+    def run(self, *arguments: str, default_config: bool = False, ok: bool = True, warm: bool = False) -> str:
+        """Run Snakemake; return its output. `ok` says whether it should succeed.
+
+        `warm`: in less time, Snakemake and its jobs as forks of processes that have the large libraries imported.
+        """
         command = self.command(*arguments, default_config=default_config)
-        if WITHOUT_JOBS & set(arguments):
-            snakemake = warm_snakemake(self.code)
-            status, output = snakemake.run(command[3:], directory=self.directory, environment=self.environment())
+        if warm or WITHOUT_JOBS & set(arguments):
+            status, output = warm_snakemake(self.code).run(
+                command[3:],
+                directory=self.directory,
+                environment=self.environment(),
+                python=warm_python() if warm else None,
+            )
         else:
             done = subprocess.run(
                 command,

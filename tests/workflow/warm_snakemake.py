@@ -1,9 +1,9 @@
 """Snakemake's command line in forks of one process that has everything imported: a second of work instead of four.
 
 Every request gets a fork of its own, with its own arguments, environment and working directory, which sees nothing of
-the requests before it. This is for commands that start no jobs (dry runs, `--touch`, `--unlock`) or few; long runs are
-processes of their own. The workflow's own modules are imported once, from the copy of the code that the process
-serves: an edit that must be seen while the workflow is parsed needs a process of its own too.
+the requests before it. Jobs are started as ever, unless they get a Python that is warm, too (warm_jobs.py). The
+workflow's own modules are imported once, from the copy of the code that the process serves: an edit that must be seen
+while the workflow is parsed needs a process of its own too.
 
 Run as a program, it answers requests, one JSON object a line.
 """
@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-LIMIT = 300  # seconds
+LIMIT = 600  # seconds
 
 
 class WarmSnakemake:
@@ -33,9 +33,16 @@ class WarmSnakemake:
         )
         atexit.register(self.end)
 
-    def run(self, arguments: list[str], *, directory: Path, environment: dict[str, str]) -> tuple[int, str]:
-        """Exit status of Snakemake, and its output."""
-        request = {"arguments": arguments, "directory": str(directory), "environment": environment}
+    def run(
+        self, arguments: list[str], *, directory: Path, environment: dict[str, str], python: Path | None = None
+    ) -> tuple[int, str]:
+        """Exit status of Snakemake, and its output. `python`: what runs the scripts of jobs, if not this Python."""
+        request = {
+            "arguments": arguments,
+            "directory": str(directory),
+            "environment": environment,
+            "python": str(python or sys.executable),
+        }
         print(json.dumps(request), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         assert answer, "the process that runs Snakemake has died"
@@ -77,6 +84,7 @@ def serve(request: dict, output: int) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
+    sys.executable = request["python"]
     sys.argv = ["snakemake", *request["arguments"]]
     status = 1
     try:
