@@ -179,23 +179,32 @@ def _share(parent: Element) -> None:
     for child in parent:
         if child.tag == GROUP:
             _share(child)
-    children: list[Element] = []
-    for style, found in groupby(parent, key=_style):
-        run = _merged(style, list(found))
-        style = _style(run[0])
-        if len(run) < 3 or not style or any(_style(element) != style for element in run):
-            children.extend(run)
-            continue
-        for element in run:
-            for name, _ in style:
-                del element.attrib[name]
-        children.append(Element(GROUP, dict(style)))
-        children[-1].extend(run)
+    merged = [element for style, run in groupby(parent, key=_style) for element in _merged(style, list(run))]
+    same = [element for _, run in groupby(merged, key=_style) for element in _grouped(list(run))]
+    children = [element for _, run in groupby(same, key=_kind) for element in _grouped(list(run))]
     alone = len(children) == 1 and children[0].tag == parent.tag == GROUP
     if alone and parent.attrib.keys() <= {"transform", "clip-path"} and children[0].attrib.keys() <= set(INHERITED):
         parent.attrib |= children[0].attrib
         children = list(children[0])
     parent[:] = children
+
+
+def _grouped(run: list[Element]) -> list[Element]:
+    """What all of three or more elements say, on a group around them."""
+    common = set.intersection(*(set(_style(element)) for element in run))
+    if len(run) < 3 or not common:
+        return run
+    for element in run:
+        for name, _ in common:
+            del element.attrib[name]
+    group = Element(GROUP, dict(sorted(common)))
+    group.extend(run)
+    return [group]
+
+
+def _kind(element: Element) -> str:
+    """Elements that may share a part of their style; a group stands alone."""
+    return element.tag if element.tag in (*SHAPES, TEXT) else f"group {id(element)}"
 
 
 def _style(element: Element) -> tuple[tuple[str, str], ...]:
