@@ -112,10 +112,11 @@ def test_killed_hung_and_drained_jobs_are_made_again(disturbed, local_run):
     with Recorder().recording() as recorder, disturbed.started(EFFECTS) as run:
         # A job that stops answering; its time, cut to the least that Slurm knows, ends it.
         hung, pid = wait_for_script("ablate_neurons")
-        output_of("scontrol", "update", f"JobId={hung.number}", "TimeLimit=1")
         os.kill(pid, signal.SIGSTOP)
-        # A job that is cancelled by hand. The node takes no new ones from now on.
-        cancelled, _ = wait_for_script("ablate_neurons", (hung.number,))
+        output_of("scontrol", "update", f"JobId={hung.number}", "TimeLimit=1")
+        # A job that is cancelled by hand, stopped first lest it be done before. The node takes no new ones from now on.
+        cancelled, pid = wait_for_script("ablate_neurons", (hung.number,))
+        os.kill(pid, signal.SIGSTOP)
         output_of("scontrol", "update", "NodeName=localhost", "State=DRAIN", "Reason=test")
         output_of("scancel", cancelled.number)
         wait_until(lambda: cancelled.number not in [job.number for job in running_jobs()], "the job to be cancelled")
