@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,20 +14,35 @@ from neuronlab.naive_decoding import generate, generate_batch
 from neuronlab.variant_groups import VariantGroup
 
 
-@pytest.mark.parametrize("kernel", ["torch", "auto"])  # auto: numba wherever it covers the read-out
-def test_equals_generation_with_hooks_token_for_token(tiny_model, architecture, kernel):
-    model = tiny_model(architecture, "float64")
-    last = last_layer_of(model, kernel=kernel)
-    prompts, groups = random_prompts(), random_groups(architecture != "gemma2")
-    decoded = decode(model, last, prompts, groups)
-    spent = 0
-    for i, prompt in enumerate(prompts):
-        for variant, group, row in every_variant(groups):
-            tokens, gaps = generate(
+@pytest.fixture(scope="module")
+def with_hooks(tiny_model):
+    """`with_hooks(architecture)`: tokens of every prompt and variant, each generated on its own, and the gaps."""
+
+    @cache
+    def made(name):
+        model = tiny_model(name, "float64")
+        last = last_layer_of(model, kernel="torch")
+        return {
+            (i, variant): generate(
                 model, last, prompt, group, row, new_tokens=4, finished=sometimes, seed=SEED, cache=variant % 3 == 0
             )
-            assert taken(decoded, i, variant) == tokens, (i, variant, gaps)
-            spent += len(tokens)
+            for i, prompt in enumerate(random_prompts())
+            for variant, group, row in every_variant(random_groups(name != "gemma2"))
+        }
+
+    return made
+
+
+@pytest.mark.parametrize("kernel", ["torch", "auto"])  # auto: numba wherever it covers the read-out
+def test_equals_generation_with_hooks_token_for_token(tiny_model, with_hooks, architecture, kernel):
+    model = tiny_model(architecture, "float64")
+    last = last_layer_of(model, kernel=kernel)
+    decoded = decode(model, last, random_prompts(), random_groups(architecture != "gemma2"))
+    generated = with_hooks(architecture)
+    spent = 0
+    for (i, variant), (tokens, gaps) in generated.items():
+        assert taken(decoded, i, variant) == tokens, (i, variant, gaps)
+        spent += len(tokens)
     assert decoded.costs.naive_prefixes == spent
     # The case is not empty: variants part from the clean model, after different lengths, and share what they have.
     assert (decoded.chosen != 0).mean() > 0.1

@@ -69,9 +69,7 @@ def draw(name: str, made: Tables, folder: Path, formats: tuple[str, ...] = ("svg
 @pytest.mark.parametrize("name", DRAWS)
 def test_every_figure_is_drawn_the_same_twice(name: str, tables: Tables, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
-    svg, png = draw(name, tables, tmp_path, ("svg", "png"))
-    (again,) = draw(name, tables, tmp_path / "again")
-    assert png.read_bytes()[:4] == b"\x89PNG"
+    (svg,), (again,) = draw(name, tables, tmp_path), draw(name, tables, tmp_path / "again")
     assert svg.read_bytes() == again.read_bytes()
     assert "tiny@step10" in svg.read_text()
 
