@@ -155,7 +155,7 @@ class Project:
         if "Nothing to be done" in output:
             return {}
         table = output.split("Job stats:", 1)[1]
-        counts = dict(re.findall(r"^(\w+) +(\d+)$", table.split("total", 1)[0], re.MULTILINE))
+        counts = dict(re.findall(r"^(\w+) +(\d+)$", table.split("\ntotal ", 1)[0], re.MULTILINE))
         return {rule: int(count) for rule, count in counts.items() if rule not in ("job", "all")}
 
 
