@@ -115,6 +115,12 @@ class Job:
         return self.fields["JobId"]
 
     @property
+    def name(self) -> str:
+        """What scancel wants: it knows the members of an array by their place in it alone."""
+        member = self.fields.get("ArrayTaskId")
+        return f"{self.fields['ArrayJobId']}_{member}" if member else self.number
+
+    @property
     def rule(self) -> str:
         return re.sub(r"^rule_|_wildcards_.*", "", self.fields["Comment"])
 

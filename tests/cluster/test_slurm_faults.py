@@ -118,7 +118,7 @@ def test_killed_hung_and_drained_jobs_are_made_again(disturbed, local_run):
         cancelled, pid = wait_for_script("ablate_neurons", (hung.number,))
         os.kill(pid, signal.SIGSTOP)
         output_of("scontrol", "update", "NodeName=localhost", "State=DRAIN", "Reason=test")
-        output_of("scancel", cancelled.number)
+        output_of("scancel", cancelled.name)
         wait_until(lambda: cancelled.number not in [job.number for job in running_jobs()], "the job to be cancelled")
         assert node_state() in ("draining", "drained")
         waiting = [job for job in list_jobs() if job.state == "PENDING"]
