@@ -104,7 +104,7 @@ rule verify_ablation:
         forward_pairs=ABLATE["verification"]["forward_pairs"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
-        memory_mb=COMPUTE["memory_mb"],
+        float64_mb=COMPUTE["float64_mb"],
     script:
         "../workflow_scripts/verify_ablation.py"
 

@@ -74,7 +74,7 @@ def planned(kind, wildcards, models=None):
     """The plan of a job of this kind, of the larger model where several are loaded; None where sizes are unknown."""
     loads = [load_of(kind, name, wildcards) for name in models or [wildcards.model]]
     known = [
-        plan_resources(kind, load, float64_limit_mb=COMPUTE["memory_mb"])
+        plan_resources(kind, load, float64_limit_mb=COMPUTE["float64_mb"])
         for load in loads
         if load
     ]

@@ -113,7 +113,7 @@ rule verify_decoding:
         tie=COPY["verification"]["tie"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
-        memory_mb=COMPUTE["memory_mb"],
+        float64_mb=COMPUTE["float64_mb"],
         new_tokens=COPY["new_tokens"],
         seed=config["seed"],
     script:

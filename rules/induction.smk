@@ -216,7 +216,7 @@ rule ablate_heads:
         sequences=INDUCE["heads"]["ablated_sequences"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
-        memory_mb=COMPUTE["memory_mb"],
+        float64_mb=COMPUTE["float64_mb"],
         resamples=ABLATE["resamples"],
         level=ABLATE["level"],
     script:

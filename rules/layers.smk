@@ -36,7 +36,7 @@ rule intervene_layers:
         tokens_per_chunk=COMPUTE["tokens_per_chunk"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
-        memory_mb=COMPUTE["memory_mb"],
+        float64_mb=COMPUTE["float64_mb"],
         resamples=ABLATE["resamples"],
         level=ABLATE["level"],
         seed=config["seed"],

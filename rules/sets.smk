@@ -40,7 +40,7 @@ rule ablate_sets:
         verification_pairs=config["sets"]["verification_pairs"],
         absolute=ABLATE["verification"]["absolute"],
         relative=ABLATE["verification"]["relative"],
-        memory_mb=COMPUTE["memory_mb"],
+        float64_mb=COMPUTE["float64_mb"],
         te_floor=ABLATE["te_floor"],
         resamples=ABLATE["resamples"],
         level=ABLATE["level"],

@@ -28,7 +28,7 @@ with job(snakemake) as run:
         verification_positions=snakemake.params.verification_positions,
         absolute=snakemake.params.absolute,
         relative=snakemake.params.relative,
-        memory_mb=snakemake.params.memory_mb,
+        float64_mb=snakemake.params.float64_mb,
         resamples=snakemake.params.resamples,
         level=snakemake.params.level,
         provenance=run.provenance,

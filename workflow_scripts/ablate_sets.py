@@ -25,7 +25,7 @@ with job(snakemake) as run:
         verification_pairs=snakemake.params.verification_pairs,
         absolute=snakemake.params.absolute,
         relative=snakemake.params.relative,
-        memory_mb=snakemake.params.memory_mb,
+        float64_mb=snakemake.params.float64_mb,
         resamples=snakemake.params.resamples,
         level=snakemake.params.level,
         te_floor=snakemake.params.te_floor,

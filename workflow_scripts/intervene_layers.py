@@ -18,7 +18,7 @@ with job(snakemake) as run:
         tokens_per_chunk=snakemake.params.tokens_per_chunk,
         absolute=snakemake.params.absolute,
         relative=snakemake.params.relative,
-        memory_mb=snakemake.params.memory_mb,
+        float64_mb=snakemake.params.float64_mb,
         resamples=snakemake.params.resamples,
         level=snakemake.params.level,
         seed=snakemake.params.seed,

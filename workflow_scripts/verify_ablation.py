@@ -19,6 +19,6 @@ with job(snakemake) as run:
         forward_pairs=snakemake.params.forward_pairs,
         absolute=snakemake.params.absolute,
         relative=snakemake.params.relative,
-        memory_mb=snakemake.params.memory_mb,
+        float64_mb=snakemake.params.float64_mb,
         provenance=run.provenance,
     )

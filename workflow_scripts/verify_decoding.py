@@ -19,7 +19,7 @@ with job(snakemake) as run:
         tie=snakemake.params.tie,
         absolute=snakemake.params.absolute,
         relative=snakemake.params.relative,
-        memory_mb=snakemake.params.memory_mb,
+        float64_mb=snakemake.params.float64_mb,
         new_tokens=snakemake.params.new_tokens,
         seed=snakemake.params.seed,
         provenance=run.provenance,

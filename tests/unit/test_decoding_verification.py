@@ -203,7 +203,7 @@ def test_without_memory_only_readouts_are_left_loudly(
     case: Callable[..., Case], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.parquet"
-    frame = case("gpt2").verify(out, memory_mb=0.1)
+    frame = case("gpt2").verify(out, float64_mb=0.1)
     assert frame["tier"].unique().to_list() == ["readout"]
     assert "does not fit twice into 0.1 MB" in capsys.readouterr().err
     assert read_provenance(out)["verified_in"] == "float32"
@@ -238,7 +238,7 @@ def test_float64_model_needs_no_copy(
 
     monkeypatch.setattr(decoding_verification, "precise_copy", refuse)
     here = case("gpt2", "float64")
-    frame = here.verify(tmp_path / "out.parquet", pairs=10, memory_mb=0.1)
+    frame = here.verify(tmp_path / "out.parquet", pairs=10, float64_mb=0.1)
     assert granted(frame) == 0
     assert "generation" in set(frame["tier"])
 

@@ -280,7 +280,7 @@ def test_disagreement_with_brute_force_writes_nothing(run: Run, monkeypatch: pyt
 def test_without_room_for_float64_it_is_verified_in_the_model_s_precision(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checked = run("small", memory_mb=1e-6, methods=["bos"])["head_verification"]
+    checked = run("small", float64_mb=1e-6, methods=["bos"])["head_verification"]
     assert "does not fit twice" in capsys.readouterr().err
     assert checked["passed"].all()
     assert 0 < checked["error"].max() < 1e-3

@@ -16,6 +16,7 @@ import torch
 from neuronlab import interventions, layer_passes, layer_verification, precise_copies
 from neuronlab.final_states import Text
 from neuronlab.interventions import QUANTITIES, intervene_layers
+from neuronlab.layer_means import MEAN_OUTPUTS
 from neuronlab.layer_outcomes import OUTCOMES
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses
 from neuronlab.layer_plan import depth_of, plan_interventions, swapped_pairs
@@ -36,7 +37,7 @@ LAYOUTS = ("gpt2", "gpt_neox", "llama", "gemma2")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny models of three layers, a text of six sequences, and a model of one layer."""
     root = tmp_path_factory.mktemp("three")
-    found = {name: naive_layers.make_deeper(root / name, name, 3) for name in LAYOUTS}
+    found = {name: naive_layers.make_deeper(root / name, name, 3) for name in (*LAYOUTS, "phi")}
     found["one layer"] = naive_layers.make_deeper(root / "one", "gpt2", 1)
     found["text"] = depth_texts.write_depth_text(root / "tokens.parquet")
     return found
@@ -116,7 +117,7 @@ def test_batches_chunks_and_memory_change_rounding_at_most(
     directories: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = run(directories, "llama", tmp_path)["interventions"]
-    others: list[dict[str, object]] = [{"batch_size": 16, "tokens_per_chunk": 1000}, {"memory_mb": 0.02}]
+    others: list[dict[str, object]] = [{"batch_size": 16, "tokens_per_chunk": 1000}, {"residuals_mb": 0.005}]
     for options in others:
         again = run(directories, "llama", tmp_path, verification_tokens=0, **options)["interventions"]
         numbers = found.select(pl.selectors.float()).to_numpy(), again.select(pl.selectors.float()).to_numpy()
@@ -173,21 +174,21 @@ def test_verification_of_this_run(directories: dict[str, Path], tmp_path: Path) 
     """A row per intervention and quantity, far within the tolerance; a float64 model is its own copy."""
     for dtype in ("float32", "float64"):
         found = run(directories, "gemma2", tmp_path, dtype)["intervention_verification"]
-        assert len(found) == 5 * (6 * 3 + 2) + 3
+        assert len(found) == 5 * (6 * 3 + 2) + 2 * 3
         assert found["quantity"].unique(maintain_order=True).to_list() == [
             "kl",
             "loss_change",
             "entropy",
             "agreement",
             "reciprocal_rank",
-            "mean_output",
+            *MEAN_OUTPUTS,
         ]
         assert found["passed"].all()
-        means = found.filter(pl.col("quantity") == "mean_output")
-        assert means["layer"].to_list() == [0, 1, 2]
+        means = found.filter(pl.col("quantity").is_in(MEAN_OUTPUTS))
+        assert means["layer"].to_list() == [0, 0, 1, 1, 2, 2]
         assert (means["error"] < 0.1 * means["tolerance"]).all()
         assert (means["fast"].abs() > 0).all()
-        found = found.filter(pl.col("quantity") != "mean_output")
+        found = found.filter(~pl.col("quantity").is_in(MEAN_OUTPUTS))
         assert found["error"].max() < 1e-9
         assert found.filter(pl.col("quantity") == "reciprocal_rank")["fast"].n_unique() > 2
         assert (found.filter(pl.col("quantity") == "kl")["brute_force"] > 1e-3).all()
@@ -263,24 +264,40 @@ def test_means_over_the_wrong_positions_stop_the_run(
         return right(self, ((tokens, torch.ones_like(counted)) for tokens, counted in batches))
 
     monkeypatch.setattr(LayerPasses, "mean_outputs", all_positions)
-    with pytest.raises(InterventionError, match=r"worst: mean_output of 'mean' at layer"):
+    with pytest.raises(InterventionError, match=r"worst: mean_(attention|mlp)_output of 'mean' at layer"):
         run(directories, "gpt2", tmp_path, kinds=["mean_mlp"])
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", [*LAYOUTS, "phi"])
+def test_means_of_the_wrong_part_stop_the_run(
+    name: str, directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interchanged means add up to the same, and no whole pass tells them apart; nor do those of another layer."""
+    right = LayerPasses.mean_outputs
+    for wrong in ((lambda means: means.flip(1)), (lambda means: means.roll(1, 0))):
+        monkeypatch.setattr(LayerPasses, "mean_outputs", lambda *given, wrong=wrong: wrong(right(*given)))
+        with pytest.raises(InterventionError, match=r"in 6 of .*worst: mean_(attention|mlp)_output of 'mean' at layer"):
+            run(directories, name, tmp_path, kinds=["mean", "mean_attention"])
+        assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    found = run(directories, name, tmp_path, kinds=["mean", "mean_attention"])["intervention_verification"]
+    assert found["passed"].all()
+
+
 def test_means_are_checked_even_where_no_float64_copy_fits(directories: dict[str, Path], tmp_path: Path) -> None:
-    found = run(directories, "gpt_neox", tmp_path, kinds=["mean", "swap"], memory_mb=0.01)["intervention_verification"]
-    assert found["quantity"].to_list() == ["mean_output"] * 3
+    found = run(directories, "gpt_neox", tmp_path, kinds=["mean", "swap"], float64_mb=0.01)["intervention_verification"]
+    assert found["quantity"].to_list() == [*MEAN_OUTPUTS] * 3
     assert found["passed"].all()
 
 
 def test_verification_left_out_is_said(
     directories: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run(directories, "gpt2", tmp_path, memory_mb=0.01)
+    found = run(directories, "gpt2", tmp_path, float64_mb=0.01)
     assert "WARNING: changed layers are not verified" in (said := capsys.readouterr().err)
-    assert "compute.memory_mb" in said
-    assert set(found["intervention_verification"]["quantity"]) == {"mean_output"}
+    assert "compute.float64_mb" in said
+    assert set(found["intervention_verification"]["quantity"]) == set(MEAN_OUTPUTS)
     assert len(found["interventions"]) == 6 * 3 + 2
     run(directories, "gpt2", tmp_path, verification_tokens=0)
     assert "no token is to be compared" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def verify_decoding(
     tie: float = 1e-4,
     absolute: float = 1e-6,
     relative: float = 1e-5,
-    memory_mb: float = math.inf,
+    float64_mb: float = math.inf,
     new_tokens: int = 10,
     seed: int = 0,
     provenance: Provenance | None = None,
@@ -66,7 +66,7 @@ def verify_decoding(
         tie: two logits nearer than this (nats) are a tie.
         absolute, relative: read-outs must agree within absolute + relative * |value|, beside which the rounding of the
             model's own precision is granted (see `model_checks.TOLERANCE`).
-        memory_mb: memory of the job, for a float64 copy of the model.
+        float64_mb: limit on the model and its float64 copy.
 
     Raises:
         DecodingVerificationError: tokens that part where there is no tie, or read-outs above the tolerance; nothing is
@@ -83,7 +83,7 @@ def verify_decoding(
             read_table(statistics, "activation_statistics"), loaded.n_layers - 1, loaded.d_mlp
         )
         groups = read_groups(read_table(sets, "copying_sets"), table, layer)
-        precise = _precise(loaded, memory_mb)
+        precise = _precise(loaded, float64_mb)
         naive = Naive(
             precise,
             last_layer_of(precise, kernel="torch"),
@@ -161,15 +161,15 @@ def report(frame: pl.DataFrame, pairs: int, tie: float) -> None:
     )
 
 
-def _precise(model: Model, memory_mb: float) -> Model:
+def _precise(model: Model, float64_mb: float) -> Model:
     """The model in float64; itself, loudly, where a copy does not fit."""
     if model.dtype == torch.float64:
         return model
-    if fits_twice(model, memory_mb):
+    if fits_twice(model, float64_mb):
         return precise_copy(model)
     print(
-        f"WARNING: nothing is generated anew in float64: {model.spec.where} does not fit twice into {memory_mb} MB; "
-        f"read-outs alone are verified, in {model.spec.dtype}. Raise compute.memory_mb",
+        f"WARNING: nothing is generated anew in float64: {model.spec.where} does not fit twice into {float64_mb} MB; "
+        f"read-outs alone are verified, in {model.spec.dtype}. Raise compute.float64_mb",
         file=sys.stderr,
     )
     return model

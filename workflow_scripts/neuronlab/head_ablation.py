@@ -55,7 +55,7 @@ def ablate_heads(
     verification_positions: int = 8,
     absolute: float = 1e-6,
     relative: float = 1e-5,
-    memory_mb: float = float("inf"),
+    float64_mb: float = float("inf"),
     resamples: int = 1000,
     level: float = 0.95,
     provenance: Provenance | None = None,
@@ -69,7 +69,7 @@ def ablate_heads(
         heads: table "induction_heads".
         top, sets, baselines: see `head_sets.plan_sets`.
         verification_positions: (sequence, position) pairs for each set and method.
-        memory_mb: memory of the job; without room for a float64 copy the sample is computed in the model's precision.
+        float64_mb: limit on the model and its float64 copy; beyond it, the sample is computed in the model's precision.
 
     Raises:
         AttentionError: a head that does not exist, sequences of different layout, attention that is not covered.
@@ -98,12 +98,12 @@ def ablate_heads(
     unique = list(dict.fromkeys(planned.heads for planned in plan))
 
     precise, exact = model, inputs.model.dtype == "float64"
-    if not exact and fits_twice(model, memory_mb):
+    if not exact and fits_twice(model, float64_mb):
         precise, exact = precise_copy(model), True
     elif not exact:
         print(
-            f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {memory_mb} MB; "
-            f"heads are verified in {inputs.model.dtype}. Raise compute.memory_mb",
+            f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {float64_mb} MB; "
+            f"heads are verified in {inputs.model.dtype}. Raise compute.float64_mb",
             file=sys.stderr,
         )
     checked = verify_sets(

@@ -12,6 +12,7 @@ intervals are clustered by document (C defect 4). A sample of tokens is verified
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,10 +25,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuronlab.final_states import Text
+from neuronlab.layer_means import StreamChanges, verify_means
 from neuronlab.layer_outcomes import CLEAN_OUTCOMES, OUTCOMES, outcomes
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses
 from neuronlab.layer_plan import depth_of, plan_interventions
-from neuronlab.layer_verification import StreamChanges, report, verify_interventions, verify_means
+from neuronlab.layer_verification import report, verify_interventions
 from neuronlab.model_families import family_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -39,8 +41,7 @@ from neuronlab.tables import Provenance, write_table
 
 Array = np.ndarray
 QUANTITIES = ("kl", "loss_change", "entropy_change", "entropy", "agreement", "reciprocal_rank")
-SHARE_OF_MEMORY = 0.25  # of `memory_mb`, for the clean residuals of a batch, and for the changed ones
-DEFAULT_MEMORY_MB = 4000.0
+RESIDUALS_MB = 1000.0  # for the clean residuals of a batch, and as much for the changed ones
 
 
 def intervene_layers(
@@ -58,7 +59,8 @@ def intervene_layers(
     verification_tokens: int = 32,
     absolute: float = 1e-6,
     relative: float = 1e-5,
-    memory_mb: float = DEFAULT_MEMORY_MB,
+    float64_mb: float = math.inf,
+    residuals_mb: float = RESIDUALS_MB,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -70,10 +72,11 @@ def intervene_layers(
         kinds: keys of `schemas_stages.INTERVENTIONS`.
         swaps: `adjacent`, `all`, or pairs such as "0-1". A model of one layer has none; that is said in the log.
         sequences: how many sequences are read.
-        batch_size: sequences per forward pass; fewer where their residuals would fill a quarter of `memory_mb`.
+        batch_size: sequences per forward pass; fewer where their residuals would exceed `residuals_mb`.
         tokens_per_chunk: tokens whose logits are in memory at once.
         verification_tokens: tokens compared with whole float64 passes; 0 leaves that out.
-        memory_mb: memory of the job.
+        float64_mb: limit on the model and its float64 copy; beyond it, changed layers are not verified.
+        residuals_mb: for the clean residuals of a batch, and as much for the changed ones.
 
     Raises:
         InterventionError: kinds or pairs that do not exist, an architecture that is not covered, residuals that are
@@ -84,7 +87,7 @@ def intervene_layers(
     loaded = load_model(model)
     planned = plan_interventions(kinds, swaps, loaded.n_layers, model.where)
     passes = LayerPasses(loaded)
-    batch_size = bounded_batch(batch_size, loaded, text.tokens.shape[1], memory_mb)
+    batch_size = bounded_batch(batch_size, loaded, text.tokens.shape[1], residuals_mb)
     wanted = np.flatnonzero(text.counted.any(axis=1))
     if planned:
         passes.check(torch.from_numpy(text.tokens[wanted[:1]]).long())
@@ -98,10 +101,10 @@ def intervene_layers(
     counts = np.zeros(len(documents), dtype=np.int64)
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device  # mps has no float64
     readout = loaded.readout().to(device)
-    stream = StreamChanges(loaded.n_layers, loaded.d_model)
+    stream = StreamChanges(loaded)
     for rows in batches(wanted, batch_size, "layers") if planned else ():
         document = np.searchsorted(documents, text.documents[rows][text.counted[rows]])
-        values = changes_of(passes, readout, text, rows, planned, tokens_per_chunk, memory_mb, stream)
+        values = changes_of(passes, readout, text, rows, planned, tokens_per_chunk, residuals_mb, stream)
         np.add.at(sums, document, np.moveaxis(values, -1, 0))
         counts += np.bincount(document, minlength=len(counts))
     frame = interventions_frame(
@@ -115,7 +118,7 @@ def intervene_layers(
         tokens=verification_tokens,
         absolute=absolute,
         relative=relative,
-        memory_mb=memory_mb,
+        float64_mb=float64_mb,
         seed=seed,
     )
     if passes.means is not None:
@@ -134,7 +137,7 @@ def changes_of(
     rows: Int[Array, " batch"],
     planned: Sequence[Intervention],
     tokens_per_chunk: int,
-    memory_mb: float = DEFAULT_MEMORY_MB,
+    residuals_mb: float = RESIDUALS_MB,
     stream: StreamChanges | None = None,
 ) -> Float64[Array, "interventions quantities tokens"]:
     """Quantities in the order of `QUANTITIES` at the counted positions of some sequences, in their order.
@@ -152,11 +155,12 @@ def changes_of(
     row, position = np.nonzero(counted)
     at = tuple(torch.from_numpy(place).to(passes.model.device) for place in (row, position))
     targets = torch.from_numpy(text.tokens[rows][row, position + 1]).long()
-    residuals = passes.clean(torch.from_numpy(text.tokens[rows]).long())
+    seeing = {} if stream is None else stream.hooks(torch.from_numpy(counted))
+    residuals = passes.clean(torch.from_numpy(text.tokens[rows]).long(), seeing)
     clean = residuals[-1][at]
     if stream is not None:
         stream.add([residual[at] for residual in residuals])
-    fitting = SHARE_OF_MEMORY * memory_mb * 2**20 / (clean.numel() * clean.element_size())
+    fitting = residuals_mb * 2**20 / (clean.numel() * clean.element_size())
     together = int(min(max(1, fitting), len(planned)))
     values = np.zeros((len(planned), len(QUANTITIES), len(row)))
     for start in range(0, len(planned), together):
@@ -177,13 +181,16 @@ def changes_of(
     return values
 
 
-def bounded_batch(batch_size: int, model: Model, length: int, memory_mb: float) -> int:
-    """As many sequences as leave the clean residuals of all layers within a quarter of the memory, one at least."""
+def bounded_batch(batch_size: int, model: Model, length: int, residuals_mb: float) -> int:
+    """As many sequences as leave the clean residuals of all layers within `residuals_mb`, one at least."""
     size = next(model.bridge.original_model.parameters()).element_size()
     each = (model.n_layers + 1) * length * model.d_model * size
-    fitting = int(min(max(1, SHARE_OF_MEMORY * memory_mb * 2**20 / each), batch_size))
+    fitting = int(min(max(1, residuals_mb * 2**20 / each), batch_size))
     if fitting < batch_size:
-        print(f"{fitting} sequences per pass instead of {batch_size}, by compute.memory_mb", file=sys.stderr)
+        print(
+            f"{fitting} sequences per pass instead of {batch_size}: residuals take {residuals_mb:.0f} MB at most",
+            file=sys.stderr,
+        )
     return fitting
 
 

@@ -7,9 +7,7 @@ replaced by hooks in a pass through all blocks. Both sides are float64.
 Ranks are counts: where two logits are nearer than rounding in float64, either order is right. The brute force's rank is
 then whichever of the possible ones is nearest to the fast one.
 
-Both sides put the same means in place, so these are checked on their own, over all counted positions of the run: the
-means of a block's attention and MLP, caught by hooks in a pass of their own, add up to the mean change of the residual
-stream through the block, from the clean passes of the interventions.
+Both sides put the same means in place, so these are checked on their own (see `layer_means`).
 """
 
 from __future__ import annotations
@@ -22,14 +20,14 @@ from itertools import groupby
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from neuronlab.bridge_parts import hooked_forward
 from neuronlab.final_states import Text
+from neuronlab.layer_means import MEAN_OUTPUTS
 from neuronlab.layer_outcomes import CLEAN_OUTCOMES, OUTCOMES, outcomes
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses, Means
-from neuronlab.model_checks import TOLERANCE
 from neuronlab.models import Model
 from neuronlab.precise_copies import fits_twice, precise_copy
 from neuronlab.schemas_stages import STAGES_TABLES
@@ -37,55 +35,8 @@ from neuronlab.token_sample import sample_counted
 
 Array = np.ndarray
 QUANTITIES = ("kl", "loss_change", "entropy", "agreement", "reciprocal_rank")
-MEAN_OUTPUT = "mean_output"
 TIE = 1e-10  # logits nearer to one another than this, in units of 1 + the larger size, may come in either order
 TOKENS_PER_CHUNK = 32
-
-
-class StreamChanges:
-    """What every block adds to the residual stream, on average over the counted positions of clean passes.
-
-    Attributes:
-        total: changes of the stream added up.
-        largest: largest size of the stream before and after each block, by dimension.
-        count: positions so far.
-    """
-
-    def __init__(self, n_layers: int, d_model: int) -> None:
-        self.total = torch.zeros(n_layers, d_model, dtype=torch.float64)
-        self.largest = torch.zeros(n_layers, d_model, dtype=torch.float64)
-        self.count = 0
-
-    def add(self, residuals: Sequence[Float[Tensor, "tokens d"]]) -> None:
-        """The L + 1 streams of some positions: what enters each block, and what leaves the last."""
-        before = residuals[0].cpu().double()
-        for layer, after in enumerate(residuals[1:]):
-            after = after.cpu().double()
-            self.total[layer] += (after - before).sum(0)
-            sizes = torch.maximum(before.abs().amax(0), after.abs().amax(0))
-            self.largest[layer] = torch.maximum(self.largest[layer], sizes)
-            before = after
-        self.count += len(before)
-
-
-def verify_means(means: Means, changes: StreamChanges, dtype: str) -> pl.DataFrame:
-    """Rows `mean_output` of the table "intervention_verification", one per layer, at its worst dimension."""
-    schema = {name: column.dtype for name, column in STAGES_TABLES["intervention_verification"].items()}
-    ours, theirs = means.sum(1).cpu().double(), changes.total / changes.count
-    tolerance = TOLERANCE[dtype] * (1 + changes.largest)
-    rows = []
-    for layer in range(len(ours)):
-        excess = ((ours[layer] - theirs[layer]).abs() / tolerance[layer]).nan_to_num(nan=float("inf"))
-        at = int(excess.argmax())
-        row = {"intervention": "mean", "layer": layer, "other": None, "quantity": MEAN_OUTPUT}
-        row |= {"fast": float(ours[layer, at]), "brute_force": float(theirs[layer, at])}
-        rows.append(row | {"tolerance": float(tolerance[layer, at])})
-    frame = pl.DataFrame(rows, schema={name: schema[name] for name in rows[0]})
-    error = (pl.col("fast") - pl.col("brute_force")).abs()
-    frame = frame.with_columns(error=error).with_columns(
-        passed=((pl.col("error") <= pl.col("tolerance")) & pl.col("error").is_finite()).fill_null(False)
-    )
-    return frame.select(*schema)
 
 
 def verify_interventions(
@@ -97,12 +48,12 @@ def verify_interventions(
     tokens: int,
     absolute: float,
     relative: float,
-    memory_mb: float,
+    float64_mb: float,
     seed: int,
 ) -> pl.DataFrame:
     """Table "intervention_verification", at the token with the largest error per intervention and quantity.
 
-    Without a row, loudly, where a float64 copy of the model does not fit into `memory_mb`, or `tokens` is 0.
+    Without a row, loudly, where a float64 copy of the model does not fit into `float64_mb`, or `tokens` is 0.
 
     Args:
         means: of the run; both sides put them in place.
@@ -113,10 +64,10 @@ def verify_interventions(
     if not tokens or not interventions:
         print("changed layers are not verified: no token is to be compared", file=sys.stderr)
         return pl.DataFrame(schema=schema)
-    if not exact and not fits_twice(model, memory_mb):
+    if not exact and not fits_twice(model, float64_mb):
         print(
-            f"WARNING: changed layers are not verified: {model.spec.where} does not fit twice into {memory_mb} MB; "
-            "raise compute.memory_mb",
+            f"WARNING: changed layers are not verified: {model.spec.where} does not fit twice into {float64_mb} MB; "
+            "raise compute.float64_mb",
             file=sys.stderr,
         )
         return pl.DataFrame(schema=schema)
@@ -169,10 +120,10 @@ def report(frame: pl.DataFrame) -> None:
     )
     for row in summary.iter_rows(named=True):
         against = "interventions against whole float64 passes"
-        if row["quantity"] == MEAN_OUTPUT:
+        if row["quantity"] in MEAN_OUTPUTS:
             against = "layers against the changes of the residual stream"
         print(
-            f"{row['quantity']:15} {row['n']:4} {against}: largest error {row['worst']:.2g}, {row['share']:.2g} of the "
+            f"{row['quantity']:21} {row['n']:4} {against}: largest error {row['worst']:.2g}, {row['share']:.2g} of the "
             "tolerance",
             file=sys.stderr,
         )

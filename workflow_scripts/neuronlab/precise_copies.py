@@ -7,11 +7,11 @@ from dataclasses import replace
 from neuronlab.models import Model, load_model
 
 
-def fits_twice(model: Model, memory_mb: float) -> bool:
-    """Whether a float64 copy fits beside the model, by the configured memory: the answer is the same everywhere."""
+def fits_twice(model: Model, float64_mb: float) -> bool:
+    """Whether a float64 copy fits beside the model, by `compute.float64_mb`: the answer is the same everywhere."""
     parameters = list(model.bridge.original_model.parameters())
     size = sum(p.numel() * (p.element_size() + 8) for p in parameters)
-    return size <= memory_mb * 2**20
+    return size <= float64_mb * 2**20
 
 
 def precise_copy(model: Model) -> Model:

@@ -123,7 +123,7 @@ def plan(kind: str, load: Load, *, float64_limit_mb: float = math.inf) -> Plan:
 
     Args:
         kind: a key of `KINDS`.
-        float64_limit_mb: what the job may take for the model and its float64 copy together (`compute.memory_mb`):
+        float64_limit_mb: what the job may take for the model and its float64 copy together (`compute.float64_mb`):
             beyond it there is no copy (see `precise_copies.fits_twice`), and none is planned.
 
     Raises:

@@ -50,7 +50,7 @@ def ablate_sets(
     verification_pairs: int = 64,
     absolute: float = 1e-6,
     relative: float = 1e-5,
-    memory_mb: float = float("inf"),
+    float64_mb: float = float("inf"),
     resamples: int = 1000,
     level: float = 0.95,
     te_floor: float = 1e-6,
@@ -64,7 +64,7 @@ def ablate_sets(
         tokens: counted tokens used, drawn by the seed; all for None.
         verification_pairs: (token, set) pairs that are compared with brute force.
         absolute, relative: tolerance of that comparison.
-        memory_mb: memory of the job; see `set_verification.verify_sets`.
+        float64_mb: limit on the model and its float64 copy; see `set_verification.verify_sets`.
         te_floor: 1 - DE/TE is missing where TE is not above this (nats).
 
     Raises:
@@ -83,7 +83,7 @@ def ablate_sets(
             pairs=verification_pairs,
             absolute=absolute,
             relative=relative,
-            memory_mb=memory_mb,
+            float64_mb=float64_mb,
         )
     measured = measure(setup, inputs, targets)
     documents = Documents.of(measured.documents, resamples, level, inputs.seed)

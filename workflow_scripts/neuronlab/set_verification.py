@@ -41,13 +41,13 @@ def verify_sets(
     pairs: int,
     absolute: float,
     relative: float,
-    memory_mb: float,
+    float64_mb: float,
 ) -> pl.DataFrame:
     """The table "set_verification".
 
     Args:
         pairs: (token, set) pairs of the tier 'readout', shared among the replacements; a quarter as many of 'forward'.
-        memory_mb: the forward tier is left out, loudly, if a float64 copy of the model does not fit.
+        float64_mb: the forward tier is left out, loudly, if a float64 copy of the model does not fit.
 
     Raises:
         VerificationError: above the tolerance absolute + relative * |effect|.
@@ -56,7 +56,7 @@ def verify_sets(
     counted = np.flatnonzero(setup.text.counted.any(1))
     drawn = np.sort(generator.choice(counted, min(inputs.batch_size, len(counted)), replace=False))
     frames = _tier(setup, setup.last, "readout", drawn, sets, pairs, inputs.tokens_per_chunk, generator)
-    if fits_twice(setup.model, memory_mb):
+    if fits_twice(setup.model, float64_mb):
         precise = precise_copy(setup.model)
         exact = last_layer(
             precise,
@@ -71,7 +71,7 @@ def verify_sets(
     else:
         print(
             f"WARNING: sets not verified by forward passes in float64: {setup.model.where} does not fit twice into "
-            f"{memory_mb} MB; raise compute.memory_mb",
+            f"{float64_mb} MB; raise compute.float64_mb",
             file=sys.stderr,
         )
     frame = judge(pl.concat(frames), absolute, relative)

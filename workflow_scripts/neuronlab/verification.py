@@ -46,14 +46,14 @@ def verify_ablation(
     forward_pairs: int = 32,
     absolute: float = 1e-6,
     relative: float = 1e-5,
-    memory_mb: float = math.inf,
+    float64_mb: float = math.inf,
     provenance: Provenance | None = None,
 ) -> None:
     """Write verification.parquet if every error is within absolute + relative * |effect|.
 
     Args:
         pairs, forward_pairs: (token, neuron) pairs of the two tiers, shared among the replacements; 0 leaves one out.
-        memory_mb: memory of the job; the forward tier is left out, loudly, if a float64 copy of the model does not fit.
+        float64_mb: limit on the model and its float64 copy; beyond it, the forward tier is left out, loudly.
 
     Raises:
         VerificationError: above tolerance; nothing is written then, the worst rows are in the message.
@@ -65,11 +65,11 @@ def verify_ablation(
     drawn = np.sort(generator.choice(counted, min(inputs.batch_size, len(counted)), replace=False))
     chunk = inputs.tokens_per_chunk
     frames = _tier(setup, setup.last, "readout", drawn, pairs, chunk, generator)
-    if forward_pairs and not fits_twice(setup.model, memory_mb):
+    if forward_pairs and not fits_twice(setup.model, float64_mb):
         forward_pairs = 0
         print(
-            f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {memory_mb} MB; "
-            "raise compute.memory_mb, or set ablation.verification.forward_pairs to 0",
+            f"WARNING: no forward passes in float64: {inputs.model.where} does not fit twice into {float64_mb} MB; "
+            "raise compute.float64_mb, or set ablation.verification.forward_pairs to 0",
             file=sys.stderr,
         )
     if forward_pairs:
