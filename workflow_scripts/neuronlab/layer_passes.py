@@ -93,11 +93,17 @@ class LayerPasses:
         self.evaluations = 0
 
     @torch.no_grad()
-    def clean(self, tokens: Int[Tensor, "batch position"]) -> list[Float[Tensor, "batch position d"]]:
-        """What enters each block and then the final norm, L + 1 tensors in the model's own dtype."""
+    def clean(
+        self, tokens: Int[Tensor, "batch position"], hooks: dict[str, Hook] | None = None
+    ) -> list[Float[Tensor, "batch position d"]]:
+        """What enters each block and then the final norm, L + 1 tensors in the model's own dtype.
+
+        Args:
+            hooks: what else looks at this pass, at other hook points; it changes nothing.
+        """
         names = [*map(residual_before, range(self.model.n_layers)), FINAL_RESIDUAL]
         # Copies: a model may write into its stream.
-        caught = self._run(tokens.to(self.model.device), names, {}, clone=True)
+        caught = self._run(tokens.to(self.model.device), names, hooks or {}, clone=True)
         self.evaluations += len(tokens) * self.model.n_layers
         return [caught[name] for name in names]
 

@@ -61,18 +61,16 @@ STAGES_TABLES: dict[str, Schema] = {
         "quantity": Column(
             STR,
             "kl, loss_change, entropy, agreement, reciprocal_rank (largest error over the tokens of a sample); "
-            "mean_output (of every layer, where outputs are replaced by means: both parts' means added up)",
+            "mean_attention_output, mean_mlp_output (of every layer, where outputs are replaced by means)",
         ),
-        "fast": Column(
-            F64, "value from cached residuals, at the token (mean_output: dimension) with the largest error"
-        ),
+        "fast": Column(F64, "value from cached residuals, at the token (means: dimension) with the largest error"),
         "brute_force": Column(
             F64,
-            "value of a whole float64 forward pass with the intervention made on the model itself; mean_output: mean "
-            "change of the residual stream through the block, over all counted positions",
+            "value of a whole float64 forward pass with the intervention made on the model itself; means: mean change "
+            "of the residual stream by this part of the block, over all counted positions",
         ),
         "error": Column(F64, "|difference|"),
-        "tolerance": Column(F64, "as configured; mean_output: what rounding in the model's dtype explains"),
+        "tolerance": Column(F64, "as configured; means: what rounding in the model's dtype explains"),
         "passed": Column(BOOL, "error <= tolerance"),
     },
     "lens": {
