@@ -6,9 +6,9 @@ read-out, all neurons of a layer take one product,
 
     difference[n, f] = w_n . (mean of W over tokens with f - mean of W over the others).
 
-The neurons that feature_neurons.parquet lists for the feature come first, in its order: they are vocabulary neurons
-(prediction, suppression, partition). All others follow by the same score. Neurons have one number here, layer x
-neurons per layer + neuron.
+All neurons of the layers that are read compete by this score alone, vocabulary neurons or not. feature_neurons.parquet,
+which lists vocabulary neurons (prediction, suppression, partition), has the same differences for them: that is checked.
+Neurons have one number here, layer x neurons per layer + neuron.
 """
 
 from __future__ import annotations
@@ -112,13 +112,10 @@ def read_listed(
     return listed
 
 
-def ranked(
-    difference: Float64[Array, " neurons"], usable: Bool[Array, " neurons"], listed: Int[Array, " listed"]
-) -> Int[Array, " usable"]:
-    """Usable neurons, the listed ones first, then by |difference|; equal ones by number."""
+def ranked(difference: Float64[Array, " neurons"], usable: Bool[Array, " neurons"]) -> Int[Array, " usable"]:
+    """Usable neurons by |difference|, the largest first; equal ones by number."""
     order = np.argsort(-np.abs(np.where(usable, difference, 0.0)), kind="stable")
-    others = order[usable[order] & ~np.isin(order, listed)]
-    return np.concatenate([listed[usable[listed]], others])
+    return order[usable[order]]
 
 
 def random_orders(usable: Bool[Array, " neurons"], draws: int, seed: int) -> Int[Array, "draws usable"]:

@@ -218,9 +218,10 @@ def choose_ensembles(
     listed = read_listed(feature_neurons, model, names, differences) if feature_neurons is not None else {}
     random, found = random_orders(usable, draws, seed), []
     for column, name in enumerate(names):
-        own = listed.get(name, nothing)
-        print(f"{name}: {min(len(own), size)} of the {size} best neurons from feature_neurons", file=sys.stderr)
-        found.append(draw_ensembles(ranked(differences[:, column], usable, own), random, size))
+        ensembles = draw_ensembles(ranked(differences[:, column], usable), random, size)
+        known = int(np.isin(ensembles.by_score, listed.get(name, nothing)).sum())
+        print(f"{name}: {known} of the {size} best neurons are vocabulary neurons", file=sys.stderr)
+        found.append(ensembles)
     return found
 
 

@@ -1,7 +1,7 @@
-"""Lines over the depth of a model, each with the band of its interval: what the figures of study C share.
+"""Lines over the depth of a model, each with its interval: what the figures of study C share.
 
 A frame to draw has the columns series, x, value, low, high and said (what a tooltip calls the place). A series without
-intervals has lines without bands; a single point is a dot.
+intervals has lines alone; a single point is a dot. Intervals are bands, or bars where a series has few places.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MODEL_COLOURS = (theme.BLUE, theme.VERMILION, theme.GREEN, theme.ORANGE, theme.P
 DASHES = ([1, 0], [6, 3], [2, 2])
 WIDE = 12.0  # a ratio of largest to median size from which an axis of signed values compresses its ends
 DOTS = 48  # a longer line has no dots
+FEW = 4  # of so few places an interval is a bar: a band between them would claim what was not measured
 ROOM = 0.12  # of the axis, between neighbouring ticks where they are not evenly spaced
 EXTENT = 46  # of labelled vertical axes, so that panels stand below one another
 LABELLED = {"minExtent": EXTENT, "maxExtent": EXTENT}
@@ -148,7 +149,7 @@ def lines(
     *,
     quantity: str,
 ) -> list[alt.Chart]:
-    """Layers: bands, lines and dots of every series.
+    """Layers: bands or bars, lines and dots of every series.
 
     Args:
         looks: of all series in the figure.
@@ -159,7 +160,7 @@ def lines(
     colour, dash = colours(looks)
     if axis.floor is not None:
         frame = frame.with_columns(pl.col("low").clip(lower_bound=axis.floor))
-    frame = frame.with_columns(alone=pl.len().over("series") == 1)
+    frame = frame.with_columns(few=pl.col("x").n_unique().over("series") <= FEW)
     base = alt.Chart(frame).encode(x=x)
     tips = [alt.Tooltip("series:N"), alt.Tooltip("said:N", title="where")]
     tips += [alt.Tooltip(f"{c}:Q", title=quantity if c == "value" else c, format=".4g") for c in COLUMNS[2:5]]
@@ -167,13 +168,15 @@ def lines(
     ends = {"y": axis.y("low", title), "y2": "high:Q"}
     y = axis.y("value", title)
     layers = [
-        known.mark_area(opacity=0.17, line=False).encode(**ends, color=colour, detail="series:N"),
+        known.transform_filter("!datum.few")
+        .mark_area(opacity=0.17, line=False)
+        .encode(**ends, color=colour, detail="series:N"),
         base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(y=y, color=colour, strokeDash=dash, tooltip=tips),
     ]
-    if frame["alone"].any():  # a band has no width there
-        bars = known.transform_filter("datum.alone").mark_rule(strokeWidth=1.4)
+    if frame["few"].any():
+        bars = known.transform_filter("datum.few").mark_rule(strokeWidth=1.4)
         layers.append(bars.encode(**ends, color=colour))
-    if frame["x"].n_unique() <= DOTS or frame["alone"].any():
+    if frame["x"].n_unique() <= DOTS or frame["few"].any():
         layers.append(base.mark_point(filled=True, size=26, opacity=1).encode(y=y, color=colour, tooltip=tips))
     return layers
 
@@ -215,3 +218,14 @@ def heading(chart: alt.LayerChart, words: str) -> alt.LayerChart:
     """The chart with a bold line above it."""
     title = alt.Title(words, fontSize=13, fontWeight="bold", color=theme.INK, anchor="start", frame="group", offset=6)
     return chart.properties(title=title)
+
+
+def marks(layers: int) -> str:
+    """What intervals are drawn as in a figure of models of up to so many layers."""
+    return "bars" if layers <= FEW else "bands"
+
+
+def span(counts: pl.Series, noun: str) -> str:
+    """How many there are of something: one number, or the smallest and the largest of several."""
+    low, high = int(counts.min()), int(counts.max())
+    return theme.count(low, noun) if low == high else f"{low:,} to {high:,} {noun}s"

@@ -166,12 +166,17 @@ def chart(
     whole = pl.concat(tables.values())
     kept = {model: table.filter(pl.col("intervention").is_in(shown)) for model, table in tables.items()}
     body = one_model(next(iter(kept.values()))) if len(tables) == 1 else several_models(kept, shown)
-    n, documents = int(whole["n_tokens"].max()), int(whole["n_documents"].max())
+    documents, drawn = int(whole["n_documents"].max()), depth_lines.marks(int(whole["layer"].max()) + 1)
+    each = " each" if len(tables) > 1 else ""
+    counted = (
+        depth_lines.span(whole["n_tokens"], "token") + each,
+        depth_lines.span(whole["n_documents"], "document") + each,
+    )
     left_out = [LOOKS[name].name for name in INTERVENTIONS if name in present and name not in shown]
     far = whole.filter((pl.col("other") - pl.col("layer")).abs() > 1)
     subtitle = [
-        depth_lines.about(list(tables), text, theme.count(n, "token"), theme.count(documents, "document")),
-        f"bands: {100 * level:g} % interval, bootstrap by document" if documents > 1 else "one document: no interval",
+        depth_lines.about(list(tables), text, *counted),
+        f"{drawn}: {100 * level:g} % interval, bootstrap by document" if documents > 1 else "one document: no interval",
         "relative depth: layer / (layers - 1), of a swap the middle of both",
         "a mean is that of the output over counted positions",
         "dashed: the model as it is" if len(tables) == 1 else None,

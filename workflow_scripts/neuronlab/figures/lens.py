@@ -94,6 +94,7 @@ def chart(
     panels = [panel(table, shown, quantity, foot=i >= len(QUANTITIES) - 2) for i, quantity in enumerate(QUANTITIES)]
     clusters = int(table["n_documents"].max())
     tokens, layers = int(table["n_tokens"].max()), int(table["layer"].max())
+    drawn = depth_lines.marks(layers + 1)
     subtitle = [
         theme.about(
             model,
@@ -102,7 +103,7 @@ def chart(
             theme.count(tokens, "token"),
             theme.count(clusters, "document"),
         ),
-        f"bands: {100 * level:g} % interval, bootstrap by document" if clusters > 1 else "one document: no interval",
+        f"{drawn}: {100 * level:g} % interval, bootstrap by document" if clusters > 1 else "one document: no interval",
         "0: the embedding" + ("; thin: single documents" if n else ""),
         f"{n} of {there} documents drawn, the longest" if n < there else None,
         "each layer with its own norm; the last one is the model's own output",

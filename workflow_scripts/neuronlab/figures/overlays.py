@@ -21,6 +21,7 @@ from neuronlab.tables import read_table
 Tables = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 FEW = 4  # up to so many layers an interval is a bar: a band between them would claim what was not measured
+MARGIN = 0.03  # of the axis of depth beyond the first and the last layer: room for dots beside one another
 LABELLED = 13  # layers named along an axis, at most
 
 
@@ -67,7 +68,7 @@ def depth_x(frame: pl.DataFrame, *, title: bool = True) -> alt.X:
     """
     layers = frame.select("layer", "depth").unique().sort("layer")
     single = frame["model"].n_unique() == 1
-    domain = [-0.5, 0.5] if layers["depth"].max() == 0 else [-0.035, 1.035]
+    domain = [-0.5, 0.5] if layers["depth"].max() == 0 else [-MARGIN - 0.005, 1.005 + MARGIN]
     options = {"grid": False, "values": [0, 0.25, 0.5, 0.75, 1], "format": ".2~f"}
     name = "relative depth: layer / (layers \N{MINUS SIGN} 1)"
     if single:
@@ -96,7 +97,7 @@ def curve(
     plain = {key: value for key, value in style.items() if key != "strokeDash"}
     base, ends = alt.Chart(shown).encode(x=x), {"y2": f"{column}_high:Q"}
     low = alt.Y(f"{column}_low:Q", scale=y.scale(), axis=y.axis())
-    few = shown["layer"].n_unique() <= FEW
+    few = most_layers(shown) <= FEW
     mark = base.mark_rule(strokeWidth=1.8, opacity=0.75) if few else base.mark_area(opacity=0.18, line=False)
     dots = base.mark_circle(size=34 if shown["layer"].n_unique() <= 24 else 16, opacity=1)
     return [
@@ -106,12 +107,18 @@ def curve(
     ]
 
 
+def most_layers(frame: pl.DataFrame) -> int:
+    """Layers of the model that has most of them: they decide between bars and bands for a whole figure."""
+    return int(frame.group_by("model").agg(pl.col("layer").n_unique())["layer"].max() or 0)
+
+
 def dodged(frame: pl.DataFrame, column: str) -> pl.DataFrame:
     """`frame` with lines of different `column` a little beside one another where their intervals are bars."""
-    if frame["layer"].n_unique() > FEW:
+    if most_layers(frame) > FEW:
         return frame
     names = frame[column].unique(maintain_order=True).to_list()
-    shift = {name: 0.014 * (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
+    step = min(0.014, 2 * MARGIN / max(1, len(names) - 1))
+    shift = {name: step * (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
     return frame.with_columns(depth=pl.col("depth") + pl.col(column).replace_strict(shift, return_dtype=pl.Float64))
 
 

@@ -179,6 +179,7 @@ def chart(models: Mapping[str, Tables], *, text: str, level: float = 0.95) -> al
     subtitle = [
         depth_lines.about(names, text, *([] if several else [theme.count(layers, "layer")])),
         f"bands and bars: {100 * level:g} % intervals" + ("" if several or not len(borders) else " (of borders: grey)"),
+        "KL on a logarithmic axis",
         "attention just before: on the few tokens before, the mean over heads",
         "the lens stands between two layers; a layer in the middle of its part"
         if several

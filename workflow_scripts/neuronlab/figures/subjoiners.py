@@ -39,9 +39,12 @@ def of_half(subjoiners: pl.DataFrame, half: str) -> pl.DataFrame:
 def best_heads(subjoiners: pl.DataFrame, count: int = BEST) -> pl.DataFrame:
     """The heads with the highest score in one half, with their score and p-value in the other.
 
+    Heads that attend less within words than elsewhere join nothing: they are shown only if there are no others.
     Columns layer, head, place, score, score_low, score_high, p_value_holm.
     """
     chosen, shown = (of_half(subjoiners, half).filter(pl.col("pieces") == ALL) for half in (SELECTION, REPORT))
+    joining = chosen.filter(pl.col("score") > 0)
+    chosen = chosen if joining.is_empty() else joining
     ranked = chosen.sort("score", descending=True, maintain_order=True).head(count).with_row_index("place")
     columns = ["layer", "head", "score", "score_low", "score_high", "p_value_holm"]
     return ranked.select("layer", "head", "place").join(
