@@ -24,6 +24,7 @@ from neuronlab.layer_verification import judge, report
 from neuronlab.model_files import ModelSpec
 from neuronlab.schemas_stages import INTERVENTIONS
 from neuronlab.tables import read_table
+from neuronlab.token_sample import spread_counted
 
 TABLES = {
     "table": "interventions",
@@ -174,13 +175,16 @@ def test_verification_of_this_run(directories: dict[str, Path], tmp_path: Path) 
     """A row per intervention and quantity, far within the tolerance; a float64 model is its own copy."""
     for dtype in ("float32", "float64"):
         found = run(directories, "gemma2", tmp_path, dtype)["intervention_verification"]
-        assert len(found) == 5 * (6 * 3 + 2) + 2 * 3
+        assert len(found) == (5 + 3) * (6 * 3 + 2) + 2 * 3
         assert found["quantity"].unique(maintain_order=True).to_list() == [
             "kl",
             "loss_change",
             "entropy",
             "agreement",
             "reciprocal_rank",
+            "run_kl",
+            "run_loss_change",
+            "run_entropy",
             *MEAN_OUTPUTS,
         ]
         assert found["passed"].all()
@@ -188,10 +192,54 @@ def test_verification_of_this_run(directories: dict[str, Path], tmp_path: Path) 
         assert means["layer"].to_list() == [0, 0, 1, 1, 2, 2]
         assert (means["error"] < 0.1 * means["tolerance"]).all()
         assert (means["fast"].abs() > 0).all()
-        found = found.filter(~pl.col("quantity").is_in(MEAN_OUTPUTS))
+        own = found.filter(pl.col("quantity").str.starts_with("run_"))
+        assert (own["error"] < 0.5 * own["tolerance"]).all()
+        assert own["tolerance"].max() < 1e-2
+        found = found.filter(pl.col("quantity").is_in(layer_verification.QUANTITIES))
         assert found["error"].max() < 1e-9
         assert found.filter(pl.col("quantity") == "reciprocal_rank")["fast"].n_unique() > 2
         assert (found.filter(pl.col("quantity") == "kl")["brute_force"] > 1e-3).all()
+
+
+def test_verified_tokens_are_of_several_sequences() -> None:
+    """Their number as asked for, all counted, of eight sequences or more; all where there are no more."""
+    counted = np.random.default_rng(0).random((20, 30)) < 0.7
+    for tokens, sequences in ((32, 8), (5, 5), (96, 8), (100, 9), (counted.sum() + 1, 20)):
+        sample = spread_counted(counted, tokens, 8, seed=3)
+        assert sample.sum() == min(tokens, counted.sum())
+        assert not (sample & ~counted).any()
+        assert sample.any(axis=1).sum() == sequences
+        np.testing.assert_array_equal(sample, spread_counted(counted, tokens, 8, seed=3))
+    assert (spread_counted(counted, 32, 8, seed=4) != spread_counted(counted, 32, 8, seed=3)).any()
+    counted[:, 2:] = False  # two at most of each
+    sample = spread_counted(counted, 32, 8, seed=3)
+    assert sample.sum() == min(32, counted.sum())
+    assert sample.any(axis=1).sum() >= 16
+    assert not spread_counted(counted, 0, 8, seed=3).any()
+
+
+def test_tokens_of_several_sequences_in_a_pass_are_verified(directories: dict[str, Path], tmp_path: Path) -> None:
+    """Rows of a pass that are mixed up, in the verification's own passes."""
+    found = run(directories, "gemma2", tmp_path, batch_size=16)["intervention_verification"]
+    assert found["passed"].all()
+    text = Text.read(directories["text"])
+    assert layer_verification.verified_tokens(text, 32, 3).any(axis=1).sum() == text.counted.any(axis=1).sum() > 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_wrong_values_of_the_run_itself_stop_it(
+    batch_size: int, directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read-outs in another order than the tokens, where the run alone does so: its averages would be the same."""
+    right = interventions.outcomes
+
+    def moved(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(np.roll(values, 1, axis=-1) for values in right(*arguments))
+
+    monkeypatch.setattr(interventions, "outcomes", moved)
+    with pytest.raises(InterventionError, match=r"worst: run_\w+ of"):
+        run(directories, "llama", tmp_path, kinds=["delete"], batch_size=batch_size)
+    assert not list(tmp_path.iterdir())
 
 
 @contextmanager

@@ -29,7 +29,8 @@ from neuronlab.layer_means import StreamChanges, verify_means
 from neuronlab.layer_outcomes import CLEAN_OUTCOMES, OUTCOMES, outcomes
 from neuronlab.layer_passes import Intervention, InterventionError, LayerPasses
 from neuronlab.layer_plan import depth_of, plan_interventions
-from neuronlab.layer_verification import report, verify_interventions
+from neuronlab.layer_verification import QUANTITIES as VERIFIED
+from neuronlab.layer_verification import report, verified_tokens, verify_interventions
 from neuronlab.model_families import family_of
 from neuronlab.model_files import ModelSpec
 from neuronlab.models import Model, load_model
@@ -102,11 +103,13 @@ def intervene_layers(
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device  # mps has no float64
     readout = loaded.readout().to(device)
     stream = StreamChanges(loaded)
+    sample, own = verified_tokens(text, verification_tokens, seed), []
     for rows in batches(wanted, batch_size, "layers") if planned else ():
         document = np.searchsorted(documents, text.documents[rows][text.counted[rows]])
         values = changes_of(passes, readout, text, rows, planned, tokens_per_chunk, residuals_mb, stream)
         np.add.at(sums, document, np.moveaxis(values, -1, 0))
         counts += np.bincount(document, minlength=len(counts))
+        own.append(values[:, [QUANTITIES.index(name) for name in VERIFIED]][..., sample[rows][text.counted[rows]]])
     frame = interventions_frame(
         planned, loaded.n_layers, family_of(model), sums, counts, resamples=resamples, level=level, seed=seed
     )
@@ -115,11 +118,12 @@ def intervene_layers(
         text,
         planned,
         passes.means,
-        tokens=verification_tokens,
+        np.concatenate(own, axis=2) if own else np.zeros((0, len(VERIFIED), 0)),
+        sample,
+        batch_size=batch_size,
         absolute=absolute,
         relative=relative,
         float64_mb=float64_mb,
-        seed=seed,
     )
     if passes.means is not None:
         checked = pl.concat([checked, verify_means(passes.means, stream, model.dtype)])
