@@ -8,7 +8,8 @@ attempt asks for more, so that a job that was stopped for its memory or time get
 from functools import cache
 
 from neuronlab.model_sizes import estimated_parameters, planned_sizes
-from neuronlab.resource_plan import Load
+from neuronlab.repeat_length import repeat_length
+from neuronlab.resource_plan import Load, together
 from neuronlab.resource_plan import plan as plan_resources
 
 MEMORY_GROWTH, RUNTIME_GROWTH = 2.0, 1.5  # per attempt
@@ -39,7 +40,37 @@ def changes_per_token(kind, model, sizes):
         return len(named) * (1 + controls) * len(study["replacements"])
     if kind == "layers":
         return sizes.n_layers * len(config["stages_of_inference"]["interventions"])
+    if kind == "heads":
+        heads = config["induction"]["heads"]
+        sets = 2 * heads["top"] - 1 + len(heads["sets"])
+        return sets * (1 + heads["baselines"]) * len(heads["methods"])
     return len(config["ablation"]["replacements"])
+
+
+def read_sequences(kind, sizes, text, facts):
+    """How many sequences a job reads, of which length: of a text, prompts, or repetitions."""
+    available = text.get("sequences", 1)
+    length = text.get("sequence_length", 256)
+    if facts:
+        known = facts.get("max_facts") or PARAREL_SIZE
+        return known * (1 if kind == "answers" else COUNTER_OBJECTS), PROMPT_TOKENS
+    if kind in ("layers", "lens"):
+        return min(available, config["stages_of_inference"]["sequences"]), length
+    if kind not in ("scores", "heads"):
+        return available, length
+    # Random sequences, and repetitions of stretches of the text or in its own sequences.
+    repeated, heads = config["induction"], config["induction"]["heads"]
+    random = repeat_length(heads["length"], n_ctx=sizes.n_ctx)
+    copies = repeated["synthetic"]["repetitions"]
+    copied = 1 + copies * repeat_length(
+        repeated["synthetic"]["length"], n_ctx=sizes.n_ctx, repetitions=copies
+    )
+    if kind == "heads":
+        return min(available, heads["ablated_sequences"]), copied
+    found = sum(
+        min(available, repeated[kind]["sequences"]) for kind in ("synthetic", "natural")
+    )
+    return heads["sequences"] + found, max(1 + 2 * random, copied, length)
 
 
 def load_of(kind, model, wildcards):
@@ -49,7 +80,7 @@ def load_of(kind, model, wildcards):
         return None
     text = config["texts"].get(getattr(wildcards, "text", None), {})
     facts = config["facts"].get(getattr(wildcards, "facts", None))
-    prompts = COUNTER_OBJECTS * (facts.get("max_facts") or PARAREL_SIZE) if facts else 0
+    sequences, sequence_length = read_sequences(kind, sizes, text, facts)
     shards = (config["context_copying"] if facts else COMPUTE)["shards"]
     return Load(
         parameters=sizes.parameters or estimated_parameters(sizes),
@@ -58,8 +89,8 @@ def load_of(kind, model, wildcards):
         d_mlp=sizes.d_mlp,
         d_vocab=sizes.d_vocab,
         bytes_per_weight=BYTES_PER_WEIGHT[config["models"][base_model(model)]["dtype"]],
-        sequences=prompts or text.get("sequences", 1),
-        sequence_length=PROMPT_TOKENS if facts else text.get("sequence_length", 256),
+        sequences=sequences,
+        sequence_length=sequence_length,
         shards=shards if hasattr(wildcards, "shard") or kind == "tables" else 1,
         replacements=changes_per_token(kind, model, sizes),
         neurons_per_tile=COMPUTE["neurons_per_tile"],
@@ -67,18 +98,19 @@ def load_of(kind, model, wildcards):
         batch_size=COMPUTE["batch_size"],
         gpus=COMPUTE["gpus_per_job"],
         threads=COMPUTE["threads"],
+        n_heads=sizes.n_heads,
     )
 
 
 def planned(kind, wildcards, models=None):
-    """The plan of a job of this kind, of the larger model where several are loaded; None where sizes are unknown."""
+    """The plan of a job of this kind, for all models that it loads; None where no sizes are known."""
     loads = [load_of(kind, name, wildcards) for name in models or [wildcards.model]]
     known = [
         plan_resources(kind, load, float64_limit_mb=COMPUTE["float64_mb"])
         for load in loads
         if load
     ]
-    return max(known, key=lambda plan: plan.memory_mb, default=None)
+    return together(known) if known else None
 
 
 def both_models(wildcards):

@@ -160,8 +160,8 @@ rule score_heads:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("forward"),
-        runtime=minutes("forward"),
+        mem_mb=memory("scores"),
+        runtime=minutes("scores"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:
@@ -200,8 +200,8 @@ rule ablate_heads:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("layers"),
-        runtime=minutes("layers"),
+        mem_mb=memory("heads"),
+        runtime=minutes("heads"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

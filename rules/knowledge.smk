@@ -76,8 +76,8 @@ rule answer_queries:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("decoding"),
-        runtime=minutes("decoding"),
+        mem_mb=memory("answers"),
+        runtime=minutes("answers"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

@@ -61,8 +61,8 @@ rule measure_lens:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("layers"),
-        runtime=minutes("layers"),
+        mem_mb=memory("lens"),
+        runtime=minutes("lens"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

@@ -27,8 +27,8 @@ rule ablate_sets:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("chosen"),
-        runtime=minutes("chosen"),
+        mem_mb=memory("sets"),
+        runtime=minutes("sets"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

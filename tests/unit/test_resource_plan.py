@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neuronlab.resource_plan import KINDS, SAFETY, Load, Plan, memory_terms, plan, time_terms
+from neuronlab.resource_plan import COPYING, KINDS, SAFETY, Load, Plan, memory_terms, plan, time_terms, together
 from neuronlab.resource_table import planning_tables
 
 DEMO = Load(
@@ -110,17 +110,17 @@ MEASURED = {
     "measure_neurons": ("weights", 593, 9),
     "measure_frequency_cosine": ("weights", 451, 23),
     "measure_activations": ("forward", 777, 31),
-    "answer_queries": ("forward", 619, 6),
+    "answer_queries": ("answers", 619, 6),
     "measure_induction": ("forward", 774, 21),
     "ablate_neurons": ("ablation", 973, 69),
     "survey_model": ("ablation", 866, 46),
     "trace_neurons": ("chosen", 2358, 42),
-    "ablate_sets": ("chosen", 906, 57),
+    "ablate_sets": ("sets", 906, 57),
     "clamp_neurons": ("chosen", 810, 33),
     "select_token_frequency": ("chosen", 1104, 41),
     "ablate_induction": ("chosen", 1029, 88),
     "decode_conflicts": ("decoding", 771, 29),
-    "ablate_heads": ("layers", 796, 22),
+    "ablate_heads": ("heads", 796, 22),
     "verify_ablation": ("float64", 707, 28),
     "verify_decoding": ("float64", 662, 49),
     "summarize_effects": ("tables", 1184, 22),
@@ -169,11 +169,52 @@ def test_a_model_of_70b_fits_no_single_card() -> None:
     assert whole["U"] > 28672 * 128256 * 4
 
 
-def test_a_float64_copy_is_planned_where_it_fits_alone() -> None:
+@pytest.mark.parametrize("kind", COPYING)
+def test_a_float64_copy_is_planned_where_it_fits_alone(kind: str) -> None:
     both = GPT2.parameters * 12 / 2**20
-    with_copy, without = plan("float64", GPT2), plan("float64", GPT2, float64_limit_mb=both - 1)
-    assert plan("float64", GPT2, float64_limit_mb=both + 1) == with_copy
+    with_copy, without = plan(kind, GPT2), plan(kind, GPT2, float64_limit_mb=both - 1)
+    assert plan(kind, GPT2, float64_limit_mb=both + 1) == with_copy
     assert with_copy.memory_mb - without.memory_mb >= SAFETY * GPT2.parameters * 8 / 2**20 - 100
+
+
+def test_a_float64_copy_passes_through_the_host_on_its_way_to_a_gpu() -> None:
+    load = replace(GPT2, gpus=1)
+    with_copy, without = plan("heads", load), plan("heads", load, float64_limit_mb=0)
+    assert with_copy.memory_mb - without.memory_mb >= SAFETY * load.parameters * 4 / 2**20 - 100
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(COPYING)))
+def test_no_copy_is_planned_for_jobs_that_make_none(kind: str) -> None:
+    assert plan(kind, GPT2) == plan(kind, GPT2, float64_limit_mb=0)
+
+
+def test_two_models_in_one_job_add_up() -> None:
+    one, other = (plan("forward", replace(load, gpus=1)) for load in (GPT2, LLAMA_8B))
+    both = together([one, other])
+    assert together([one]) == one
+    assert max(one.memory_mb, other.memory_mb) < both.memory_mb < one.memory_mb + other.memory_mb
+    # Both models' weights, and the libraries once.
+    weights = sum(load.parameters * load.bytes_per_weight for load in (GPT2, LLAMA_8B)) / 2**20
+    assert weights + 1300 < both.memory_mb
+    assert other.gpu_memory_mb < both.gpu_memory_mb == one.gpu_memory_mb + other.gpu_memory_mb - 1024
+    assert both.minutes == one.minutes + other.minutes
+
+
+def test_cheap_jobs_are_planned_as_such() -> None:
+    """One answer to a fact, not three prompts under hundreds of variants; one pass, not one for every change."""
+    facts = replace(GPT2, sequences=5000, sequence_length=32, shards=1)
+    conflicts = replace(facts, sequences=15_000, replacements=500)
+    # Prompts of 32 tokens and ten new ones, against ten continuations of ten.
+    ratio = time_terms("answers", facts)["passes"] / time_terms("decoding", conflicts)["passes"]
+    assert ratio == pytest.approx(5000 * (32 + 10) / (15_000 * (32 + 100)))
+    assert plan("answers", facts).minutes < plan("decoding", conflicts).minutes / 5
+    changed = replace(GPT2, shards=1, replacements=36)
+    lens, layers = time_terms("lens", changed), time_terms("layers", changed)
+    assert layers["passes"] == pytest.approx(20 * lens["passes"])
+    assert layers["read-out"] == pytest.approx(37 / 13 * lens["read-out"])
+    # Every head of GPT-2, both methods, on 32 sequences: half of the layers each, so 144 passes over them.
+    heads = time_terms("heads", replace(GPT2, shards=1, sequences=32, replacements=40))
+    assert heads["passes"] == pytest.approx(42 / 144 * heads["every head"])
 
 
 def test_an_unknown_kind_is_refused() -> None:
