@@ -305,7 +305,7 @@ def attention(world: World) -> dict[str, pl.DataFrame]:
                 found = {k: float(v) for k, v in interval("attention", value, 0.01, low=0, high=1).items()}
                 heads.append(row | {"n_documents": world.documents} | found)
             found = {k: float(v) for k, v in interval("attention", 0.8 - curve[layer], 0.01, low=0, high=1).items()}
-            bos.append({"layer": layer, "head": head, "n": 7_900} | found)
+            bos.append({"layer": layer, "head": head, "n": 7_900, "n_documents": world.documents} | found)
     sd = world.noise * 0.35
     local, sinks = pl.DataFrame(heads, schema=_columns("local_attention")), pl.DataFrame(bos)
     window = curve + sd * generator.standard_normal(world.n_layers)
@@ -318,6 +318,7 @@ def attention(world: World) -> dict[str, pl.DataFrame]:
         place = {"layer": np.arange(world.n_layers), "depth": world.depth}
         frame = pl.DataFrame(place | interval("attention", values, sd, low=0, high=1))
         more = {"family": world.family, "measure": measure, "window": world.window, "n": 7_500}
+        more |= {"n_documents": world.documents}
         frame = frame.with_columns(**{name: pl.lit(value) for name, value in more.items()})
         layers.append(frame.with_columns(offset=pl.lit(offset, pl.Int32)))
     return {

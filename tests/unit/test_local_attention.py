@@ -55,6 +55,17 @@ def run_rule(directory: Path, tokens: Path, folder: Path, **options: object) -> 
     return {name: read_table(path, name) for name, path in paths.items()}
 
 
+def nearby(row: dict[str, list[int]], query: int, key: int) -> bool:
+    """Whether a key is a token of the query's document: ids 0 and 1 are BOS and EOS."""
+    return row["tokens"][key] not in (0, depth_texts.EOS) and row["documents"][key] == row["documents"][query]
+
+
+def near(text: Text, sequence: int, query: int, back: int) -> bool:
+    """The same for a key so many tokens back, which may lie outside the sequence."""
+    row = {"tokens": text.tokens[sequence], "documents": text.documents[sequence]}
+    return back <= query and nearby(row, query, query - back)
+
+
 def by_loops(
     attention: np.ndarray, frame: pl.DataFrame, offsets: int, bos: bool
 ) -> tuple[
@@ -69,15 +80,14 @@ def by_loops(
             for layer, head in np.ndindex(attention.shape[0], attention.shape[2]):
                 own = attention[layer, s, head, q]
                 for back in range(offsets + 1):
-                    key = q - back
-                    if key > 0 or (key == 0 and not bos):
-                        single[layer, head, back].append(own[key])
+                    if back <= q and nearby(row, q, q - back):
+                        single[layer, head, back].append(own[q - back])
                 if bos:
                     sink[layer, head].append(own[0])
-            earlier = list(range(1 if bos else 0, q))
-            if len(earlier) >= offsets:
+            earlier = list(range(max(0, q - offsets), q))
+            if len(earlier) == offsets and all(nearby(row, q, k) for k in earlier):
                 for layer, head in np.ndindex(attention.shape[0], attention.shape[2]):
-                    window[layer, head].append(sum(attention[layer, s, head, q, k] for k in earlier[-offsets:]))
+                    window[layer, head].append(sum(attention[layer, s, head, q, k] for k in earlier))
     return single, sink, window
 
 
@@ -95,10 +105,12 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
         assert row["n"] == len(expected)
         assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
         assert row["attention_low"] <= row["attention"] <= row["attention_high"]
+    text = Text.of_frame(frame, "made up")
+    documents = len(set(text.documents[text.counted].tolist()))
     assert len(found["attention_bos"]) == (2 * 4 if bos else 0)
     for row in found["attention_bos"].iter_rows(named=True):
         expected = sink[row["layer"], row["head"]]
-        assert row["n"] == len(expected)
+        assert (row["n"], row["n_documents"]) == (len(expected), documents)
         assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
     layers = found["local_attention_layers"]
     assert layers["family"].unique().to_list() == [family_of(spec_of(tiny_directories[architecture]))]
@@ -110,6 +122,7 @@ def test_all_tables_by_loops(architecture: str, tiny_directories: dict[str, Path
             "offset": [single[(*at, row["offset"])] for at in heads],
             "bos": [sink[at] for at in heads],
         }[row["measure"]]
+        assert row["n_documents"] == documents
         assert (row["window"], row["n"], row["depth"]) == (3, len(expected[0]), row["layer"])
         assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
         assert row["attention_low"] <= row["attention"] <= row["attention_high"]
@@ -119,7 +132,10 @@ def all_on_key_zero(length: int, bos: bool, offsets: int) -> Measured:
     """What is measured of one head that attends to key 0 from everywhere, all positions but 0 queries."""
     counted = np.ones((1, length), dtype=bool)
     counted[0, 0] = False
-    pairs = pairs_of(counted, np.array([bos]), offsets)
+    documents, marks = np.zeros((1, length), dtype=np.int64), np.zeros((1, length), dtype=bool)
+    if bos:
+        documents[0, 0], marks[0, 0] = -1, True
+    pairs = pairs_of(counted, documents, marks, np.array([bos]), offsets)
     sums, counts = np.zeros((1, offsets + 3, 1, 1)), np.zeros((1, offsets + 3), dtype=np.int64)
     np.add.at(sums, (0, pairs.measure, 0, 0), (pairs.key == 0).astype(float))
     np.add.at(counts, (0, pairs.measure), 1)
@@ -148,6 +164,46 @@ def test_attention_on_the_bos_is_not_local_c_defect_6() -> None:
     assert local.filter(pl.col("measure") == "window")["attention"].item() == 1 / 4
     assert sum(found[1:]) > 0.8
     assert "bos" not in layers_frame(text, offsets, weights, 0.95, "GPT-2")["measure"].to_list()
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_keys_of_another_document_and_marks_are_not_local(bos: bool) -> None:
+    """BOS a a EOS b b b: pairs stay within a document and off the marks; by hand."""
+    documents = np.array([[-1 if bos else 3, 3, 3, 3, 4, 4, 4]])
+    marks = np.array([[bos, False, False, True, False, False, False]])
+    counted = np.array([[False, True, True, True, True, True, True]])
+    found = pairs_of(counted, documents, marks, np.array([bos]), 2)
+    at = list(zip(found.measure.tolist(), found.query.tolist(), found.key.tolist(), strict=True))
+    pairs = {measure: {(q, k) for m, q, k in at if m == measure} for measure in range(5)}
+    assert sum(map(len, pairs.values())) == len(at)
+    start = set() if bos else {(1, 0)}
+    assert pairs[0] == {(q, q) for q in (1, 2, 4, 5, 6)}
+    assert pairs[1] == start | {(2, 1), (3, 2), (5, 4), (6, 5)}
+    assert pairs[2] == (set() if bos else {(2, 0)}) | {(3, 1), (6, 4)}
+    assert pairs[3] == ({(q, 0) for q in range(1, 7)} if bos else set())
+    assert pairs[4] == {(3, 2), (3, 1), (6, 5), (6, 4)} | (set() if bos else {(2, 1), (2, 0)})
+
+
+def test_documents_joined_without_a_mark_are_told_apart(tiny_directories: dict[str, Path], tmp_path: Path) -> None:
+    """A document that ends without an EOS, and a BOS within a sequence: as by loops; n of each measure says so."""
+    frame = depth_texts.depth_text()
+    tokens, documents = frame["tokens"].to_list(), frame["documents"].to_list()
+    for row, owners in zip(tokens, documents, strict=True):
+        row[row.index(depth_texts.EOS)] = 77
+        row[owners.index(owners[-1]) + 2] = 0
+    frame = frame.with_columns(tokens=pl.Series(tokens), documents=pl.Series(documents))
+    write_table(frame, tmp_path / "tokens.parquet", "tokens")
+    found = run_rule(tiny_directories["gpt2"], tmp_path / "tokens.parquet", tmp_path)
+    attention = eager(tiny_directories["gpt2"], np.array(tokens))
+    single, _, window = by_loops(attention, frame, 3, True)
+    for row in found["local_attention"].iter_rows(named=True):
+        at = row["layer"], row["head"]
+        expected = window[at] if row["measure"] == "window" else single[(*at, row["offset"])]
+        assert row["n"] == len(expected) > 0
+        assert row["attention"] == pytest.approx(np.mean(expected), rel=1e-5, abs=1e-9)
+    rows = found["local_attention"].select("measure", "offset", "n").unique().iter_rows()
+    by_measure = {-1 if measure == "window" else offset: n for measure, offset, n in rows}
+    assert by_measure[-1] < by_measure[3] < by_measure[1] < by_measure[0] < frame["counted"].explode().sum()
 
 
 def test_early_rows_have_fewer_keys_c_defect_6() -> None:
@@ -184,7 +240,7 @@ def test_intervals_resample_documents_with_all_their_tokens_c_defect_4(
     attention = eager(tiny_directories["llama"], text.tokens)
     groups = defaultdict(list)
     for s, q in zip(*np.nonzero(text.counted), strict=True):
-        groups[text.documents[s, q]] += [attention[1, s, 2, q, q - 1]] if q > 1 else []
+        groups[text.documents[s, q]] += [attention[1, s, 2, q, q - 1]] if near(text, s, q, 1) else []
     documents = [groups[document] for document in sorted(groups)]
     means = []
     for times in bootstrap_weights(len(documents), 80, 5).astype(int):
@@ -208,9 +264,9 @@ def test_means_over_heads_resample_documents_c_defect_4(tiny_directories: dict[s
         for s, q in zip(*np.nonzero(text.counted), strict=True):
             own = attention[s, q]
             values = {
-                "offset": [own[q - 2]] if q > 2 else [],
+                "offset": [own[q - 2]] if near(text, s, q, 2) else [],
                 "bos": [own[0]],
-                "window": [own[q - 3 : q].sum()] if q > 3 else [],
+                "window": [own[q - 3 : q].sum()] if all(near(text, s, q, k) for k in (1, 2, 3)) else [],
             }[name]
             groups[text.documents[s, q]] += values
         documents = [groups[document] for document in sorted(groups)]
@@ -269,13 +325,17 @@ def test_same_bytes_again(tiny_directories: dict[str, Path], tmp_path: Path) -> 
 
 
 def test_a_window_beyond_every_history_is_refused(tiny_directories: dict[str, Path], tmp_path: Path) -> None:
-    """The last counted position is at most 18; behind a BOS it has 17 tokens before it."""
+    """What a query can see are the tokens of its document before it, without BOS and EOS."""
     path = depth_texts.write_depth_text(tmp_path / "tokens.parquet")
-    last = int(np.nonzero(Text.read(path).counted)[1].max())
-    found = run_rule(tiny_directories["gpt2"], path, tmp_path, offsets=last - 1)
+    text, longest = Text.read(path), 0
+    for s, q in zip(*np.nonzero(text.counted), strict=True):
+        longest = max(longest, next(k for k in range(1, 20) if not near(text, s, q, k)) - 1)
+    found = run_rule(tiny_directories["gpt2"], path, tmp_path, offsets=longest)
     assert found["local_attention"]["n"].min() > 0
-    with pytest.raises(LocalAttentionError, match=rf"stages_of_inference\.offsets is {last}.*more than {last - 1}"):
-        run_rule(tiny_directories["gpt2"], path, tmp_path, offsets=last)
+    with pytest.raises(
+        LocalAttentionError, match=rf"stages_of_inference\.offsets is {longest + 1}.*more than {longest} tok"
+    ):
+        run_rule(tiny_directories["gpt2"], path, tmp_path, offsets=longest + 1)
 
 
 def test_one_layer_and_one_document(tmp_path: Path) -> None:

@@ -103,6 +103,15 @@ def test_a_text_without_bos_says_so(tables: Tables) -> None:
     assert not [title for title in titles(spec(chart)) if "BOS" in title]
 
 
+def test_the_range_of_queries_is_told(tables: Tables) -> None:
+    """Offsets and windows have queries of their own number."""
+    layers = tables["local_attention_layers"]
+    more = pl.when(pl.col("measure") == "bos").then(7_723).otherwise(pl.col("n") + 40).alias("n")
+    several = tables | {"local_attention_layers": layers.with_columns(more.cast(pl.Int64))}
+    assert "7,540 to 7,723 queries" in subtitle(local({"gpt2": several}, text="pile"))
+    assert "7,500 queries" in subtitle(local({"gpt2": tables}, text="pile"))
+
+
 def test_tables_of_different_models_are_refused(tables: Tables) -> None:
     with pytest.raises(overlays.OverlayError, match="different models"):
         local_attention.chart(

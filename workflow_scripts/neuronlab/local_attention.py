@@ -1,13 +1,14 @@
 """Rule `measure_local_attention`: how much each head attends to the tokens just before the query (METHODS C4).
 
 Queries are the counted positions of tokens.parquet, the positions that all other outcomes are measured on. The key of
-offset k is the token k places back (k = 0: the query itself), unless it is a BOS at position 0: attention there is a
-sink and says nothing about what stands nearby. It is left out and reported apart, for all queries behind a BOS. Rows
-near the start of a sequence have fewer keys, so every offset has its own n; and where offsets are added up over a
-window, of one head or of a layer's mean, the queries are those with so many keys before them, so that all terms have
-the same n (METHODS C, defect 6). Means over heads are made by document and resampled with it, like those of one head.
-Separators and BOS tokens within a sequence are tokens like others, and so is the first token where there is no BOS.
-Keys out of a sliding window's sight have attention 0, as in the model.
+offset k is the token k places back (k = 0: the query itself) if it is of the query's document and neither BOS nor EOS:
+those at the start of a sequence and between documents are sinks, and attention there says nothing about what stands
+nearby. They are left out, and attention on a BOS at position 0 is reported apart, for all queries behind one. Queries
+near the start of a document have fewer keys, so every offset has its own n; and where offsets are added up over a
+window, of one head or of a layer's mean, the queries are those with all its keys, so that all terms have the same n
+(METHODS C, defect 6). Means over heads are made by document and resampled with it, like those of one head.
+The first token is one like others where there is no BOS. Keys out of a sliding window's sight have attention 0, as in
+the model.
 
 A pattern is reduced as it passes: one layer's [batch, head, query, key] is in memory at a time.
 """
@@ -131,13 +132,11 @@ def check(model: Model, text: Text, offsets: int) -> None:
             f"{model.spec.where}: {model.architecture} has no hook point {missing[0]}: its attention is not covered. "
             "Leave `attention` out of stages_of_inference.parts"
         )
-    bos = opened_by_bos(text, model.bos_token_id)
-    sequence, position = np.nonzero(text.counted)
-    history = int((position - bos[sequence]).max())
+    history = int(keys_before(text.documents, marks_of(text, model))[text.counted].max())
     if offsets > history:
         raise LocalAttentionError(
-            f"stages_of_inference.offsets is {offsets}, but no counted position has more than {history} tokens before "
-            "it (a BOS left out); lower it, or raise sequence_length of the text"
+            f"stages_of_inference.offsets is {offsets}, but no counted position has more than {history} tokens of its "
+            "document before it (BOS and EOS left out); lower it, or raise sequence_length of the text"
         )
 
 
@@ -148,19 +147,47 @@ def opened_by_bos(text: Text, bos_token_id: int | None) -> Bool[Array, " sequenc
     return text.tokens[:, 0] == bos_token_id
 
 
-def pairs_of(counted: Bool[Array, "sequences position"], bos: Bool[Array, " sequences"], offsets: int) -> Pairs:
+def marks_of(text: Text, model: Model) -> Bool[Array, "sequences position"]:
+    """Where a BOS or an EOS stands."""
+    return np.isin(text.tokens, [mark for mark in (model.bos_token_id, model.eos_token_id) if mark is not None])
+
+
+def keys_before(
+    documents: Int[Array, "sequences position"], marks: Bool[Array, "sequences position"]
+) -> Int[Array, "sequences position"]:
+    """How many tokens stand just before each one that are of its document and no marks."""
+    found = np.zeros(documents.shape, dtype=np.int64)
+    for position in range(1, documents.shape[1]):
+        before = position - 1
+        usable = ~marks[:, before] & (documents[:, before] == documents[:, position])
+        found[:, position] = np.where(usable, found[:, before] + 1, 0)
+    return found
+
+
+def pairs_of(
+    counted: Bool[Array, "sequences position"],
+    documents: Int[Array, "sequences position"],
+    marks: Bool[Array, "sequences position"],
+    bos: Bool[Array, " sequences"],
+    offsets: int,
+) -> Pairs:
     """All (query, key) pairs that are measured.
 
     Args:
         counted: positions that are queries.
-        bos: sequences whose position 0 is no key of an offset, but that of the BOS.
+        documents: keys of an offset are of the query's.
+        marks: positions that are no keys of an offset.
+        bos: sequences whose position 0 is the key of the BOS.
     """
     row, query = np.nonzero(counted)
-    first = bos[row].astype(np.int64)  # the first position that may be a key
     at_bos, at_window = measures(offsets)
-    parts = [(row, query, query - k, k, query - k >= first) for k in range(offsets + 1)]
+    parts = []
+    for k in range(offsets + 1):
+        key = query - k
+        usable = (key >= 0) & (documents[row, key] == documents[row, query]) & ~marks[row, key]
+        parts.append((row, query, key, k, usable))
     parts.append((row, query, np.zeros_like(query), at_bos, bos[row]))
-    whole = query - offsets >= first
+    whole = keys_before(documents, marks)[row, query] >= offsets
     parts += [(row, query, query - k, at_window, whole) for k in range(1, offsets + 1)]
     columns = [(r[kept], q[kept], key[kept], np.full(kept.sum(), m)) for r, q, key, m, kept in parts]
     return Pairs(*(np.concatenate(column) for column in zip(*columns, strict=True)))
@@ -168,13 +195,13 @@ def pairs_of(counted: Bool[Array, "sequences position"], bos: Bool[Array, " sequ
 
 def measure(model: Model, text: Text, offsets: int, batch_size: int) -> Measured:
     """Attention of all heads, by the document of the query, from one clean pass."""
-    bos = opened_by_bos(text, model.bos_token_id)
+    bos, marks = opened_by_bos(text, model.bos_token_id), marks_of(text, model)
     documents = np.unique(text.documents[text.counted])
     n_measures = offsets + 3
     sums = np.zeros((len(documents) * n_measures, model.n_layers, head_count(model.bridge)))
     counts = np.zeros(len(documents) * n_measures, dtype=np.int64)
     for rows in batches(text, batch_size):
-        pairs = pairs_of(text.counted[rows], bos[rows], offsets)
+        pairs = pairs_of(text.counted[rows], text.documents[rows], marks[rows], bos[rows], offsets)
         document = np.searchsorted(documents, text.documents[rows][pairs.row, pairs.query])
         group = document * n_measures + pairs.measure
         counts += np.bincount(group, minlength=len(counts))
@@ -228,7 +255,7 @@ def bos_frame(
     place, _ = measures(offsets)
     count = found.counts[:, place]
     frame = pl.DataFrame(head_columns(found) | _ends(_interval(found.sums[:, place], count, weights, level)))
-    frame = frame.with_columns(n=pl.lit(int(count.sum()))).fill_nan(None)
+    frame = frame.with_columns(n=pl.lit(int(count.sum())), n_documents=pl.lit(int((count > 0).sum()))).fill_nan(None)
     return frame if count.sum() else frame.clear()
 
 
@@ -246,6 +273,7 @@ def layers_frame(
         interval = _interval(found.sums[:, place].mean(axis=-1), count, weights, level)
         columns = {"layer": layer, "depth": layer / max(n_layers - 1, 1)} | _ends(interval)
         extra = {"family": family, "measure": measure, "window": offsets, "n": int(count.sum())}
+        extra |= {"n_documents": int((count > 0).sum())}
         frame = pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in extra.items()})
         frames.append(frame.with_columns(offset=pl.lit(offset, pl.Int32)))
     order = pl.col("measure").replace_strict({"window": 0, "offset": 1, "bos": 2})

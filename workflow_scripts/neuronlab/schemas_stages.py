@@ -60,7 +60,8 @@ STAGES_TABLES: dict[str, Schema] = {
         "other": Column(I32, "swap: the second layer", nullable=True),
         "quantity": Column(
             STR,
-            "kl, loss_change, entropy, agreement, reciprocal_rank (largest error over the tokens of a sample); "
+            "kl, loss_change, entropy, agreement, reciprocal_rank: the way of the run, made again in float64 (largest "
+            "error over the tokens of a sample); run_kl, run_loss_change, run_entropy: the run's own values at these; "
             "mean_attention_output, mean_mlp_output (of every layer, where outputs are replaced by means)",
         ),
         "fast": Column(F64, "value from cached residuals, at the token (means: dimension) with the largest error"),
@@ -70,7 +71,7 @@ STAGES_TABLES: dict[str, Schema] = {
             "of the residual stream by this part of the block, over all counted positions",
         ),
         "error": Column(F64, "|difference|"),
-        "tolerance": Column(F64, "as configured; means: what rounding in the model's dtype explains"),
+        "tolerance": Column(F64, "as configured; means and the run's own: what rounding in the model's dtype explains"),
         "passed": Column(BOOL, "error <= tolerance"),
     },
     "lens": {
@@ -139,12 +140,15 @@ STAGES_TABLES: dict[str, Schema] = {
         ),
         "n": Column(
             I64,
-            "offset: (query, key) pairs; window: queries with so many keys before them; a BOS at position 0 is no key",
+            "offset: (query, key) pairs; window: queries with all its keys; keys are of the query's document, and "
+            "neither BOS nor EOS",
         ),
         "n_documents": N["n_documents"],
     }
     | with_interval("attention", "mean attention probability"),
-    "attention_bos": HEAD | {"n": Column(I64, "queries")} | with_interval("attention", "mean attention on the BOS"),
+    "attention_bos": HEAD
+    | {"n": Column(I64, "queries behind a BOS at position 0"), "n_documents": N["n_documents"]}
+    | with_interval("attention", "mean attention on the BOS"),
     "local_attention_layers": LAYER
     | DEPTH
     | FAMILY
@@ -154,8 +158,10 @@ STAGES_TABLES: dict[str, Schema] = {
         "offset": Column(I32, "how many tokens back the key lies, 0 the token itself; else missing", nullable=True),
         "n": Column(
             I64,
-            "window: queries with so many keys before them; offset: (query, key) pairs; bos: queries behind a BOS",
+            "window: queries with all its keys; offset: (query, key) pairs; bos: queries behind a BOS; keys as in "
+            "local_attention.parquet",
         ),
+        "n_documents": N["n_documents"],
     }
     | with_interval("attention", "mean over heads of the attention"),
     "subjoiners": HEAD

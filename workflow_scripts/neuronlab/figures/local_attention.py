@@ -29,6 +29,12 @@ def window_name(window: int) -> str:
     return f"previous {window} tokens" if window > 1 else "previous token"
 
 
+def queries(layers: pl.DataFrame) -> str:
+    """How many queries there are, from the measure with the fewest to that with the most."""
+    low, high = int(layers["n"].min()), int(layers["n"].max())
+    return theme.count(high, "query", "queries") if low == high else f"{low:,} to {high:,} queries"
+
+
 def of_measure(table: pl.DataFrame, measure: str) -> pl.DataFrame:
     """Rows of one measure: window, offset or bos."""
     return table.filter(pl.col("measure") == measure)
@@ -150,13 +156,13 @@ def chart(
             )
     layers = overlays.stack(local_attention_layers).drop_nulls("attention")
     if not len(layers):
-        note = theme.note_chart("no token has so many tokens before it:\nnothing was measured")
+        note = theme.note_chart("no token has so many of its document before it:\nnothing was measured")
         return theme.finish(note, TITLE, [depth_lines.about(models, text)])
-    bos, queries = of_measure(layers, "bos"), int(of_measure(layers, "window")["n"].max() or 0)
+    bos = of_measure(layers, "bos")
     named = families.families_of({model: [table] for model, table in local_attention_layers.items()})
     if len(models) == 1:
         body = one_model(local_attention[models[0]], layers, attention_bos[models[0]])
-        facts = [theme.count(layers["layer"].n_unique(), "layer"), theme.count(queries, "query", "queries")]
+        facts = [theme.count(layers["layer"].n_unique(), "layer"), queries(layers)]
     else:
         body, facts = several_models(layers, named), []
     windows = layers["window"].unique().sort().to_list()
@@ -164,8 +170,8 @@ def chart(
     subtitle = [
         depth_lines.about(models, text, *facts),
         f"{'bars' if most <= overlays.FEW else 'bands'}: {100 * level:g} % intervals, bootstrap by document",
-        "sums over previous tokens: queries with so many tokens before them",
-        "previous tokens: all keys but a BOS at position 0",
+        "sums over previous tokens: queries with so many tokens of their document before them",
+        "previous tokens: of the query's document, neither BOS nor EOS",
         f"windows of {' and '.join(str(window) for window in windows)} tokens" if len(windows) > 1 else None,
         None if len(bos) else "no BOS at position 0 in this text",
     ]
