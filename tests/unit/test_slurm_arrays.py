@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from neuronlab.slurm_arrays import by_request, member_command, mend_arrays
+from neuronlab.slurm_arrays import TESTED, by_request, member_command, mend_arrays
 
 
 def job(name: str, threads: int = 1, **resources: object) -> SimpleNamespace:
@@ -67,11 +68,29 @@ def test_mending_twice_changes_nothing_more():
     assert plugin.Executor._submit_array_jobs is once
 
 
-def test_another_plugin_is_left_alone():
-    other = SimpleNamespace(Executor=type("Executor", (), {}))
+@pytest.mark.parametrize("lacking", ["_submit_array_jobs", "_submit_job", "pending_jobs_for_rule", "Executor"])
+def test_another_version_of_the_plugin_is_left_alone_loudly(lacking, capsys):
+    other = fake_plugin()
+    delattr(other if hasattr(other, lacking) else other.Executor, lacking)
+    before = dict(vars(other)), dict(vars(getattr(other, "Executor", object)))
     mend_arrays(other)
+    assert (dict(vars(other)), dict(vars(getattr(other, "Executor", object)))) == before
+    said = capsys.readouterr().err
+    assert "WARNING: job arrays are untested with this version" in said
+    assert "--slurm-array-jobs ''" in said
+
+
+def test_nothing_is_said_without_the_plugin_or_with_the_tested_one(capsys):
     mend_arrays(None)
-    assert vars(other).keys() == {"Executor"}
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    mend_arrays(plugin)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_tested_version_is_the_pinned_one():
+    requirements = (Path(__file__).parents[2] / "envs" / "requirements.txt").read_text()
+    assert f"snakemake-executor-plugin-slurm=={TESTED}\n" in requirements
 
 
 def array_payload(commands: dict[str, str]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 # Resources that differ between jobs without being asked of Slurm.
 OWN = ("_cores", "_nodes", "_job_count", "tmpdir", "disk", "disk_mb", "disk_mib")
+TESTED = "2.8.0"  # version of the plugin
 MEMBERS = "--slurm-jobstep-array-execs"  # the plugin's option with the commands of the later members
 
 
@@ -41,10 +42,20 @@ def by_request(jobs: Sequence[Any]) -> list[list[Any]]:
 
 
 def mend_arrays(plugin: Any) -> None:
-    """Change the plugin's module in place; a plugin without these parts is left alone."""
+    """Change the plugin's module in place; one without these parts is left alone, loudly. None: it is not in use."""
+    if plugin is None:
+        return
     executor = getattr(plugin, "Executor", None)
     submit: Callable | None = getattr(executor, "_submit_array_jobs", None)
-    if submit is None or not hasattr(plugin, "pending_jobs_for_rule") or hasattr(submit, "mended"):
+    if submit is None or not hasattr(executor, "_submit_job") or not hasattr(plugin, "pending_jobs_for_rule"):
+        print(
+            f"WARNING: job arrays are untested with this version of snakemake-executor-plugin-slurm (tested: {TESTED}) "
+            "and may wait for ever or fail; install the tested one, or turn arrays off: --slurm-array-jobs '', or take "
+            "the key slurm-array-jobs out of profiles/slurm/config.yaml",
+            file=sys.stderr,
+        )
+        return
+    if hasattr(submit, "mended"):
         return
 
     def submit_by_request(self: Any, jobs: Sequence[Any]) -> None:
