@@ -51,7 +51,7 @@ def mend_arrays(plugin: Any) -> None:
         print(
             f"WARNING: job arrays are untested with this version of snakemake-executor-plugin-slurm (tested: {TESTED}) "
             "and may wait for ever or fail; install the tested one, or turn arrays off: --slurm-array-jobs '', or take "
-            "the key slurm-array-jobs out of profiles/slurm/config.yaml",
+            "the key slurm-array-jobs out of profiles/slurm/config.yaml. Runs without Slurm are not affected",
             file=sys.stderr,
         )
         return
