@@ -142,3 +142,9 @@ class ClusterProject(Project):
             target = self.directory / TEXT / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(other.directory / TEXT / name, target)
+
+
+def make_project(directory: Path, **compute: object) -> ClusterProject:
+    project = ClusterProject(directory)
+    project.configure(study(**compute))
+    return project

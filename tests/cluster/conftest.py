@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import one_node_slurm
 import pytest
-from cluster_project import ClusterProject, study
+from cluster_project import ClusterProject, make_project
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +17,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip(f"no Slurm cluster for the tests: {reason}")
     with one_node_slurm.running_cluster(tmp_path_factory.mktemp("slurm")):
         yield
-
-
-def make_project(directory: Path, **compute: object) -> ClusterProject:
-    project = ClusterProject(directory)
-    project.configure(study(**compute))
-    return project
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from cluster_project import GPU_JOBS, LOCAL_JOBS, OTHER_JOBS, TEXT, ClusterProject, study
-from conftest import make_project
+from cluster_project import GPU_JOBS, LOCAL_JOBS, OTHER_JOBS, TEXT, ClusterProject, make_project, study
 from one_node_slurm import GPUS, Recorder
 
 pytestmark = pytest.mark.cluster

@@ -9,8 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster_project import SHARDS, TEXT, ClusterProject, study
-from conftest import make_project
+from cluster_project import SHARDS, TEXT, ClusterProject, make_project, study
 from one_node_slurm import Job, Recorder, list_jobs, node_state, output_of, running_jobs, wait_until
 from project import ROOT
 
