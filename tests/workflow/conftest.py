@@ -27,13 +27,19 @@ def project(tmp_path: Path, tiny_directory: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Project:
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scratch copy of the code, for runs that last through several tests, and for edits that are taken back."""
+    return copy_code(tmp_path_factory.mktemp("code") / "copy")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path, code: Path) -> Project:
     """A working directory in which the small configuration has run to its end. Look, don't touch.
 
     It runs from a copy of the code, which the staleness test edits and restores.
     """
     directory = tmp_path_factory.mktemp("finished")
-    done = Project(directory, copy_code(tmp_path_factory.mktemp("code") / "copy"))
+    done = Project(directory, code)
     make_text(directory / "words.txt")
     make_facts(directory / "facts.csv")
     done.configure(small_config(tiny_directory))

@@ -17,8 +17,6 @@ from warm_snakemake import warm_snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("Snakefile", "rules", "workflow_scripts", "config", "envs", "profiles")
-# Snakemake's commands that start no job.
-WITHOUT_JOBS = {"--dry-run", "--touch", "--unlock"}
 WORDS = ("the", "and", "harbour", "in", "an", "old", "morning", "walking", "she", "then", "hen", "sand", "tin", "at")
 
 
@@ -121,20 +119,19 @@ class Project:
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return inherited | threads | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
-    def run(self, *arguments: str, default_config: bool = False, ok: bool = True, warm: bool = False) -> str:
+    def run(
+        self, *arguments: str, default_config: bool = False, ok: bool = True, warm: bool = False, cold: bool = False
+    ) -> str:
         """Run Snakemake; return its output. `ok` says whether it should succeed.
 
-        `warm`: in less time, Snakemake and its jobs as forks of processes that have the large libraries imported.
+        Snakemake is a fork of a process that has everything imported, and jobs are processes of their own.
+
+        Args:
+            warm: jobs are forks as well, of a process that has the large libraries imported.
+            cold: a process of its own, as a user's.
         """
         command = self.command(*arguments, default_config=default_config)
-        if warm or WITHOUT_JOBS & set(arguments):
-            status, output = warm_snakemake(self.code).run(
-                command[3:],
-                directory=self.directory,
-                environment=self.environment(),
-                python=warm_python() if warm else None,
-            )
-        else:
+        if cold:
             done = subprocess.run(
                 command,
                 cwd=self.directory,
@@ -146,6 +143,13 @@ class Project:
                 check=False,
             )
             status, output = done.returncode, done.stdout
+        else:
+            status, output = warm_snakemake(self.code).run(
+                command[3:],
+                directory=self.directory,
+                environment=self.environment(),
+                python=warm_python() if warm else None,
+            )
         assert (status == 0) == ok, f"exit {status}:\n{output[-6000:]}"
         return output
 

@@ -66,7 +66,7 @@ def test_batches_make_the_files_of_one_run(copied: Project) -> None:
     made: list[set[str]] = []
     for i in (1, 2, 3):
         there = {path for path in removed if (results / path).exists()}
-        copied.run("all", "--batch", f"all={i}/3")
+        copied.run("all", "--batch", f"all={i}/3", warm=True)
         made.append({path for path in removed if (results / path).exists()} - there)
     after = files(results)
     assert {path: content for path, (content, _) in after.items()} == {p: content for p, (content, _) in before.items()}
@@ -133,7 +133,7 @@ def test_a_removed_model_leaves_the_others_as_they_are(copied: Project) -> None:
     shutil.rmtree(results / "comparison")
     # The figure of all models of study C is about one model less; nothing else.
     assert {Path(path).parts[1] for path in outputs(copied)} <= {"stages"}
-    copied.run()
+    copied.run(warm=True)
     assert of_model("tiny", files(results)) == of_model("tiny", before)
     assert copied.planned() == {}
 

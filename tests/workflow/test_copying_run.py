@@ -88,7 +88,7 @@ def test_a_shard_without_prompts_is_valid(finished, tmp_path, tiny_directory):
 )
 def test_facts_that_cannot_be_used_are_refused_without_a_model(project, rows, message):
     (project.directory / "facts.csv").write_text(rows)
-    output = project.run(f"{KNOWLEDGE}/scores.parquet", ok=False)
+    output = project.run(f"{KNOWLEDGE}/answers.parquet", ok=False, warm=True)
     assert "facts.csv" in output
     assert message in output
     assert "done in" not in output.split("answer_queries")[-1]

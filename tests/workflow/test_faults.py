@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from faulty import copy_of, files, places, start_and_hold, wait_for
 from neuronlab.model_files import file_record
-from project import Project, copy_code, make_text, small_config
+from project import Project, make_text, small_config
+from warm_jobs import warm_python
 from warm_snakemake import warm_snakemake
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ LOCKED = "Directory cannot be locked"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Project:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path, code: Path) -> Project:
     """Effects of one model on one text, and a figure in two formats, from a run that nothing disturbed."""
     small = small_config(tiny_directory)
     wanted = ("texts", "confidence_regulation", "selections", "controls", "ablation", "token_frequency", "induction")
@@ -40,10 +41,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) 
         "confidence_regulation": {"models": ["tiny"], "texts": ["words"]},
         "figures": {"formats": ["svg", "json"]},
     }
-    project = Project(tmp_path_factory.mktemp("undisturbed"), copy_code(tmp_path_factory.mktemp("code") / "copy"))
+    project = Project(tmp_path_factory.mktemp("undisturbed"), code)
     make_text(project.directory / "words.txt")
     project.configure(config)
-    project.run(EFFECTS, f"{FIGURE}.svg")
+    project.run(EFFECTS, f"{FIGURE}.svg", warm=True)
     return project
 
 
@@ -66,10 +67,12 @@ def leftovers(project: Project) -> list[Path]:
 
 
 def again(project: Project, target: str = EFFECTS, *, ok: bool = True) -> str:
-    """The same command again, by a Snakemake that has its imports behind it; its output."""
+    """The same command again, by a Snakemake and jobs that have their imports behind them; its output."""
     command = project.command(target)[3:]
     snakemake = warm_snakemake(project.code)
-    status, output = snakemake.run(command, directory=project.directory, environment=project.environment())
+    status, output = snakemake.run(
+        command, directory=project.directory, environment=project.environment(), python=warm_python()
+    )
     assert (status == 0) == ok, output
     return output
 

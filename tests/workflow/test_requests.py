@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from project import Project, copy_code
+from project import Project
 
 PLACEHOLDERS = Path(__file__).parent / "placeholders.py"
 
 
 @pytest.fixture
-def done(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def done(project: Project) -> Project:
     """A working directory with placeholders for all results of the small configuration, and Snakemake's records."""
-    project.code = copy_code(tmp_path_factory.mktemp("code") / "copy")
     command = [sys.executable, str(PLACEHOLDERS), *project.command("--quiet", "all")[3:]]
     made = subprocess.run(
         command,

@@ -154,13 +154,13 @@ def test_a_model_compared_with_itself_differs_in_nothing(finished):
 
 def test_a_second_run_does_nothing_and_quickly(finished):
     started = time.monotonic()
-    assert "Nothing to be done" in finished.run()
+    assert "Nothing to be done" in finished.run(cold=True)
     assert time.monotonic() - started < 10
 
 
 def test_one_figure_needs_no_more_than_it_shows(project):
     figure = "results/tiny/weights/figures/norm_logitvar.svg"
-    project.run(figure)
+    project.run(figure, cold=True)
     assert (project.directory / figure).stat().st_size > 1000
     assert not (project.directory / TEXT).exists()
 
@@ -173,9 +173,9 @@ def test_batches_add_up(project):
         config[study]["models"] = []
     project.configure(config)
     figures = project.directory / "results/tiny/weights/figures"
-    project.run("all", "--batch", "all=1/2")
+    project.run("all", "--batch", "all=1/2", warm=True)
     first = {path.name for path in figures.iterdir()}
-    project.run("all", "--batch", "all=2/2")
+    project.run("all", "--batch", "all=2/2", warm=True)
     assert first < {path.name for path in figures.iterdir()} == {"norm_logitvar.svg", "singular_values.svg"}
     assert project.planned() == {}
 
@@ -184,11 +184,11 @@ def test_a_truncated_shard_is_named(finished, tmp_path):
     project = copy_project(finished, tmp_path / "copy")
     shard = project.directory / ABLATION / "shards" / "1.parquet"
     shard.write_bytes(shard.read_bytes()[:-50])
-    output = project.run(f"{ABLATION}/effects.parquet", ok=False)
+    output = project.run(f"{ABLATION}/effects.parquet", ok=False, warm=True)
     assert f"{ABLATION}/shards/1.parquet: not a readable Parquet file" in output
     assert "delete it" in output
     shard.unlink()
-    project.run(f"{ABLATION}/effects.parquet")
+    project.run(f"{ABLATION}/effects.parquet", warm=True)
     original = finished.directory / ABLATION / "effects.parquet"
     assert (project.directory / ABLATION / "effects.parquet").read_bytes() == original.read_bytes()
 

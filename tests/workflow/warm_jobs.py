@@ -29,15 +29,18 @@ CLIENT = """#!{python} -IS
 import os, socket, signal, sys
 if not sys.argv[1:] or not sys.argv[1].endswith(".py"):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-import json
+import json, select
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect({address!r})
 request = {{"arguments": sys.argv[1:], "directory": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
 job = int(server.recv(32))
+process = os.pidfd_open(job)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: os.kill(job, number))
-sys.exit(int(server.recv(32) or 1))
+status = int(server.recv(32) or 1)
+select.select([process], [], [])  # until all its files are closed
+sys.exit(status)
 """
 LARGEST = 2**17  # of a request, in bytes
 
