@@ -41,6 +41,15 @@ include: "rules/cluster.smk"
 report: "rules/captions/workflow.rst"
 
 
+onstart:
+    # To keep a limit of 100 started jobs per second, which nothing here reaches, Snakemake 9.27 looks for work once more
+    # per second for every job that has been started: after hundreds of jobs that takes a core. A limit that somebody
+    # set stays.
+    limit = getattr(workflow.scheduler, "job_rate_limiter", None)
+    if limit is not None and limit.max_jobs >= 100 * limit.timespan:
+        workflow.scheduler.job_rate_limiter = None
+
+
 rule all:
     """Everything that the configuration asks for."""
     default_target: True
