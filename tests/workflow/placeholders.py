@@ -9,6 +9,7 @@ run. Snakemake's `--touch` does the rest; alone it makes no missing file, and sl
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from snakemake.cli import main
 from snakemake.executors.touch import Executor
@@ -20,6 +21,8 @@ def make_outputs(self: Executor, job: JobExecutorInterface) -> None:
     """What stands for running a job."""
     for file in job.output:
         file.touch_or_create()
+        if Path(file).name == "manifest.json":
+            Path(file).write_text("{}")  # of a fetched model; planning reads it
     info = SubmittedJobInfo(job=job)
     self.report_job_submission(info)
     self.report_job_success(info)
