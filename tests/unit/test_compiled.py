@@ -48,6 +48,7 @@ def run(cache: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_kept_loop_gives_the_bits_of_a_fresh_one(tmp_path: Path) -> None:
     fresh, kept = run(tmp_path), run(tmp_path)
     assert fresh[1:] == ["1", "1", "0"]  # one variant of each loop, compiled

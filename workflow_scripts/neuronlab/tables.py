@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class TableError(ValueError):
     """A table that is missing, unreadable, or not what its schema promises."""
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a number; a library that is not installed is left out."""
     found = {}
