@@ -223,7 +223,7 @@ rule select_token_frequency:
 
 
 rule trace_neurons:
-    """Effects at every counted token, for the chosen neurons and their controls."""
+    """Effects token by token, for the chosen neurons and their controls; of a long text, on a sample of its documents."""
     input:
         model=model_files,
         tokens=f"{TEXT}/tokens.parquet",
@@ -249,5 +249,6 @@ rule trace_neurons:
         model=model_spec,
         ablation=ablation_settings,
         sets=ABLATE["trace"],
+        tokens=ABLATE["traced_tokens"],
     script:
         "../workflow_scripts/trace_neurons.py"

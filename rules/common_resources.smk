@@ -73,6 +73,15 @@ def read_sequences(kind, sizes, text, facts):
     return heads["sequences"] + found, max(1 + 2 * random, copied, length)
 
 
+def most_tokens(kind):
+    """How many counted tokens a job keeps rows or states of, at most; None for all."""
+    return {
+        "chosen": config["ablation"]["traced_tokens"],
+        "traces": config["ablation"]["traced_tokens"],
+        "sets": config["sets"]["tokens"],
+    }.get(kind)
+
+
 def load_of(kind, model, wildcards):
     """What a job has to do, as `resource_plan.plan` takes it; None where sizes are unknown."""
     sizes = sizes_of(model)
@@ -99,6 +108,7 @@ def load_of(kind, model, wildcards):
         gpus=COMPUTE["gpus_per_job"],
         threads=COMPUTE["threads"],
         n_heads=sizes.n_heads,
+        most_tokens=most_tokens(kind),
     )
 
 

@@ -17,5 +17,6 @@ with job(snakemake) as run:
         selection=snakemake.input.selection,
         traces=snakemake.output.traces,
         sets=snakemake.params.sets,
+        tokens=snakemake.params.tokens,
         provenance=run.provenance,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neuronlab.resource_memory import table_terms
 from neuronlab.resource_plan import COPYING, KINDS, SAFETY, Load, Plan, memory_terms, plan, time_terms, together
 from neuronlab.resource_table import planning_tables
 
@@ -52,6 +53,7 @@ SIZES = st.builds(
     tokens_per_chunk=st.integers(1, 512),
     batch_size=st.integers(1, 64),
     gpus=st.integers(0, 1),
+    most_tokens=st.one_of(st.none(), st.integers(1, 10**6)),
 )
 GROWING = (
     "parameters",
@@ -215,6 +217,23 @@ def test_cheap_jobs_are_planned_as_such() -> None:
     # Every head of GPT-2, both methods, on 32 sequences: half of the layers each, so 144 passes over them.
     heads = time_terms("heads", replace(GPT2, shards=1, sequences=32, replacements=40))
     assert heads["passes"] == pytest.approx(42 / 144 * heads["every head"])
+
+
+def test_traces_of_a_long_text_are_planned_as_bounded() -> None:
+    """50,000 tokens x 120 neurons x 240 bytes, three copies: 4.3 GB; a million of them would take 86."""
+    long = replace(GPT2, sequences=1000, sequence_length=1024)
+    bounded = replace(long, most_tokens=50_000)
+    for kind in ("traces", "chosen"):
+        assert table_terms(kind, long)["traces"] == 3 * 240 * 120 * 1_024_000
+        assert table_terms(kind, bounded)["traces"] == 3 * 240 * 120 * 50_000
+    assert plan("traces", bounded).memory_mb < 1.3 * (4.4 * 1000 + 900)
+    assert time_terms("traces", bounded)["reading"] == pytest.approx(time_terms("traces", long)["reading"] * 50 / 1024)
+    short = replace(GPT2, sequences=100)
+    assert all(plan(kind, replace(short, most_tokens=50_000)) == plan(kind, short) for kind in KINDS)
+    # Residuals of GPT-2's 768 numbers, for a sample of the tokens or for all.
+    states = memory_terms("sets", long)["states"]
+    assert 4 * 768 * 1_024_000 < states < 12 * 1_024_000 * 768
+    assert memory_terms("sets", bounded)["states"] == states * 50_000 // 1_024_000
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from neuronlab.figures import token_frequency
 from neuronlab.schemas import SCHEMAS
+from neuronlab.traced_sample import TracedSample
 from neuronlab.tables import write_table
 
 WORLD = fake_tables.World(n_neurons=160, d_model=64)
@@ -92,6 +93,18 @@ def test_boxes_are_of_total_and_frozen_effects(tables: dict[str, pl.DataFrame]) 
         assert row["median"] == pytest.approx(np.median(np.abs(changes[f"loss_{effect}"])))
         assert row["n_tokens"] == len(changes)
     assert {row["box"].partition("|")[0] for row in boxes if row["group"] == "controls"} == {"random", "norm-"}
+
+
+def test_boxes_of_a_sample_say_of_how_many_documents(tables: dict[str, pl.DataFrame]) -> None:
+    assert "tokens of all documents per neuron" in stated(made(tables))
+    part = tables["traces"].filter(pl.col("document") < 3)
+    per_neuron = part.filter(neuron=WORLD.frequency[0]).height
+    sample = TracedSample(tokens=per_neuron, of_tokens=9999, documents=3, of_documents=4000)
+    chart = token_frequency.chart(
+        tables["token_frequency"], part, tables["selection"], model="demo", text="evaluation", sample=sample
+    )
+    assert f"boxes: {per_neuron} tokens of 3 of 4,000 documents, drawn, per neuron" in stated(chart)
+    assert {row["n_tokens"] for row in rows_with(chart, "box", "median") if row["group"] != "controls"} == {per_neuron}
 
 
 def test_many_selected_neurons_share_the_panel(tables: dict[str, pl.DataFrame]) -> None:

@@ -136,6 +136,8 @@ def set_value(config: dict, path: str, value: object) -> dict:
             "stages_of_inference.subjoiners.context: 62 tokens and a word of up to 3 are 65 tokens, but the context of",
         ),
         ("stages_of_inference.lens.tokens", 0, "0 is less than the minimum of 1"),
+        ("ablation.traced_tokens", 0, "0 is less than the minimum of 1"),
+        ("ablation.traced_tokens", 1.5, "1.5 is not of type 'integer'"),
         (
             "stages_of_inference.lens.passage",
             2,

@@ -11,6 +11,7 @@ from neuronlab.cards_data import make_cards
 from neuronlab.cards_html import page
 from neuronlab.cards_studies import StudyTables
 from neuronlab.tables import atomic_path, read_table
+from neuronlab.traced_sample import sample_of
 
 
 class CardsError(ValueError):
@@ -105,6 +106,8 @@ def write_cards(
     ]
     if len(effect_table):
         facts.append(f"{effect_table['n_tokens'].max():,} tokens of {effect_table['n_documents'].max():,} documents")
+    if sample := sample_of(traces):
+        facts.append(f"excerpts and their colours from a sample: {sample}")
     used = [neurons, null_space, statistics, effects, traces]
     used += [path for path in (token_frequency, temperature, dose_response, head_neurons) if path]
     names = [

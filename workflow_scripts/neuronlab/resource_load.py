@@ -50,6 +50,7 @@ class Load:
         gpus: GPUs of the job; weights and blocks are on the first.
         threads: of the job, without a GPU.
         n_heads: of a layer; None for as many as there can be.
+        most_tokens: of the text that a job keeps rows (traces) or states (sets) of; None for all.
     """
 
     parameters: int
@@ -68,6 +69,7 @@ class Load:
     gpus: int
     threads: int = 1
     n_heads: int | None = None
+    most_tokens: int | None = None
 
 
 def mine(load: Load) -> int:
@@ -83,6 +85,12 @@ def documents(load: Load) -> int:
 def per_pass(load: Load) -> int:
     """Sequences of one forward pass."""
     return min(load.batch_size, max(mine(load), 1))
+
+
+def kept_tokens(load: Load) -> int:
+    """Tokens that rows or states are kept of: all, or a sample of them."""
+    tokens = load.sequences * load.sequence_length
+    return tokens if load.most_tokens is None else min(tokens, load.most_tokens)
 
 
 def heads(load: Load) -> int:

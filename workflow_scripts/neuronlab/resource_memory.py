@@ -16,6 +16,7 @@ from neuronlab.resource_load import (
     Load,
     documents,
     heads,
+    kept_tokens,
     mine,
     per_pass,
 )
@@ -33,7 +34,7 @@ CLEAN_ARRAYS = 8  # float64 [tokens, V] of a chunk's clean read-out alive at onc
 SUMS_AT_ONCE = 4 * 2**30  # of the shards' sums (`effects.SUMS_AT_ONCE`)
 EFFECT_ARRAYS = 64  # float64 [tokens, neurons] of a chunk: factors, effects, and the columns that are summed
 HEAD_READINGS = 40  # float32 kept for every position, set and method: measures and activations of neurons
-TABLE_COPIES = 3  # of sums and traces: as they are collected, as a frame, as the writer or a reader holds them
+TABLE_COPIES = 3  # of sums and traces: as they are collected or read, as a frame, as the writer or a figure holds them
 KERNEL_ON_GPU = 4 * 2**30  # temporaries of the torch kernel there (`ablation.TORCH_BUDGET`)
 LINES_KEPT = {False: 256 * MIB, True: 4 * 2**30}  # directions' logits kept while decoding, by GPU
 LINES_OF_A_VARIANT = 4  # neurons of a set, divided by the values that it is held at
@@ -104,6 +105,8 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
     if kind in ("ablation", "chosen", "sets"):
         neurons = tile if kind == "ablation" else min(tile, CHOSEN)
         terms |= {"U": tile_bytes(load, neurons), "chunk": chunk_bytes(load, neurons)}
+        if kind == "sets":  # residuals, what a norm after the MLP was given, and changes of activation
+            terms["states"] = kept_tokens(load) * (2 * load.d_model * FLOAT32 + CHOSEN * FLOAT64)
     elif kind == "forward":
         terms |= {"U": tile_bytes(load, min(tile, ROWS_IN_FLOAT64)), "chunk": chunk_bytes(load, 0)}
     elif kind == "decoding":
@@ -139,7 +142,7 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     text = 3 * 3 * tokens * FLOAT64  # tokens, documents, what counts; as a frame, flat, and as arrays
     statistics = 3 * load.d_mlp * load.sequence_length * FLOAT64  # means by position
     sums = TABLE_COPIES * documents(load) * load.d_mlp * SUM_COLUMNS * FLOAT64 * load.replacements
-    traces = TABLE_COPIES * TRACED * tokens * TRACE_COLUMNS * FLOAT64
+    traces = TABLE_COPIES * TRACED * kept_tokens(load) * TRACE_COLUMNS * FLOAT64
     if kind == "traces":
         return {"libraries": PYTHON_TABLES + SNAKEMAKE, "traces": traces}
     if kind == "tables":
@@ -155,8 +158,10 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     terms = {"libraries": PYTHON + SNAKEMAKE, "text": text, "statistics": statistics}
     if kind == "ablation":
         terms["sums"] = sums
-    if kind in ("chosen", "sets"):
+    if kind == "chosen":
         terms["traces"] = traces
+    if kind == "sets":  # scores of every token, before and after recalibration
+        terms["scores"] = 2 * kept_tokens(load) * CHOSEN * FLOAT64
     if kind == "heads":
         terms["changes"] = load.replacements * tokens * HEAD_READINGS * FLOAT32
     if kind == "decoding":

@@ -14,6 +14,7 @@ from neuronlab.resource_load import (
     Load,
     documents,
     heads,
+    kept_tokens,
     mine,
 )
 
@@ -58,7 +59,7 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
 
     terms = {"start": START_SECONDS}
     if kind == "traces":
-        return terms | {"reading": load.sequences * load.sequence_length * TRACED * TRACE_COLUMNS * 20e-9}
+        return terms | {"reading": kept_tokens(load) * TRACED * TRACE_COLUMNS * 20e-9}
     if kind == "tables":
         numbers = load.shards * documents(load) * N * load.replacements * SUM_COLUMNS
         return terms | {"reading": numbers * 20e-9, "bootstrap": 2 * RESAMPLES * numbers / 15e9}

@@ -1,21 +1,33 @@
 """Rule `trace_neurons`: effects at every counted token, for chosen neurons and their controls.
 
 Only of the first configured replacement, the one that figures and cards show: a row for each (neuron, token) is much.
+A text with more counted tokens than asked for is traced on some of its documents, drawn by the seed; the table's
+provenance tells how many then (`traced_sample`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool
 
 from neuronlab.ablation import clean_of, directions_of, effects_of_chunk
-from neuronlab.final_states import AblationInputs, Setup
+from neuronlab.final_states import AblationInputs, Setup, Text
 from neuronlab.neuron_sets import read_selections
 from neuronlab.schemas import OUTCOMES, RANK_VARIANTS, SCHEMAS, VARIANTS
 from neuronlab.tables import Provenance, write_table
+from neuronlab.traced_sample import KEY, TracedSample
+
+Array = np.ndarray
+DTYPES = {pl.Int32: np.int32, pl.Float64: np.float64}
+
+
+class TraceError(ValueError):
+    """A number of tokens that cannot be traced."""
 
 
 def trace_neurons(
@@ -24,18 +36,26 @@ def trace_neurons(
     selection: str | Path | Sequence[str | Path],
     traces: str | Path,
     sets: Sequence[str] = (),
+    tokens: int | None = None,
     provenance: Provenance | None = None,
 ) -> None:
     """Write traces.parquet, in order of neuron, sequence and position.
 
     Args:
         sets: selections whose last-layer neurons, and whose controls', are traced; all selections if empty.
+        tokens: the most counted tokens that are traced (see `draw_documents`); all for None.
 
     Raises:
+        TraceError: for `tokens` below 1.
         ReplacementError, AblationError, TableError, ModelError: see `final_states.AblationInputs.set_up`.
     """
+    if tokens is not None and tokens < 1:
+        raise TraceError(f"ablation.traced_tokens is {tokens}; at least one token must be traced: set it to 1 or more")
     chosen = traced_neurons(read_selections(selection), sets)
     setup = inputs.set_up(inputs.replacements[:1])
+    whole = setup.text
+    # Donors and statistics stay those of the whole text.
+    setup = replace(setup, text=replace(whole, counted=draw_documents(whole, tokens, inputs.seed)))
     neurons = sorted(chosen.filter(pl.col("layer") == setup.last.layer)["neuron"].unique().to_list())
     tile = inputs.neurons_per_tile
     frames = [
@@ -45,9 +65,12 @@ def trace_neurons(
         for start in range(0, len(neurons), tile)
     ]
     empty = pl.DataFrame(schema={name: column.dtype for name, column in SCHEMAS["traces"].items()})
-    frame = pl.concat([empty, *(f.select(empty.columns).cast(dict(empty.schema)) for f in frames)])
-    frame = frame.sort("neuron", "sequence", "position")
-    write_table(frame, traces, "traces", {**(provenance or {}), "kernel": setup.last.kernel})
+    frame = frames.pop() if len(frames) == 1 else pl.concat([empty, *frames], rechunk=True)
+    del frames
+    record = {**(provenance or {}), "kernel": setup.last.kernel}
+    if sample := TracedSample.of(whole.documents, whole.counted, setup.text.counted):
+        record[KEY] = sample.record()
+    write_table(frame, traces, "traces", record)
 
 
 def traced_neurons(selection: pl.DataFrame, sets: Sequence[str]) -> pl.DataFrame:
@@ -57,27 +80,58 @@ def traced_neurons(selection: pl.DataFrame, sets: Sequence[str]) -> pl.DataFrame
     return selection.filter(pl.col("set").is_in(list(sets)) | pl.col("control_of").is_in(list(sets)))
 
 
+def draw_documents(text: Text, tokens: int | None, seed: int) -> Bool[Array, "sequences position"]:
+    """Counted positions of whole documents, `tokens` at most; all counted positions where there are no more.
+
+    Documents are taken in an order drawn by the seed, but for those that no longer fit. Where all that fit fill less
+    than half of `tokens`, because the others are long, the first of those passed over gives its start for the rest.
+    """
+    counted = text.counted
+    if tokens is None or counted.sum() <= tokens:
+        return counted
+    numbers, sizes = np.unique(text.documents[counted], return_counts=True)
+    room, taken, passed = tokens, [], []
+    for i in np.random.default_rng([seed, 0x7472]).permutation(len(numbers)):
+        fits = sizes[i] <= room
+        (taken if fits else passed).append(numbers[i])
+        room -= int(sizes[i]) if fits else 0
+    chosen = counted & np.isin(text.documents, taken)
+    if room > tokens / 2:
+        places = np.flatnonzero(counted & (text.documents == passed[0]))[:room]
+        chosen.reshape(-1)[places] = True
+    return chosen
+
+
 def trace_frame(setup: Setup, neurons: Sequence[int], *, batch_size: int, tokens_per_chunk: int) -> pl.DataFrame:
-    """Per-token rows of some neurons over the whole text, for the setup's first replacement."""
+    """The table "traces" of some neurons, increasing, over the whole text, for the setup's first replacement.
+
+    Every column is filled in place, in the table's order: at no time is there a second copy of all of them.
+    """
     last, text, replacement = setup.last, setup.text, setup.replacements[0]
     lines, neurons = directions_of(last, list(neurons)), list(neurons)
-    columns: dict[str, list[np.ndarray]] = {}
+    schema = SCHEMAS["traces"]
+    n = int(text.counted.sum())
+    columns: dict[str, Array] = {
+        name: np.empty((len(neurons), n), dtype=DTYPES[column.dtype])
+        for name, column in schema.items()
+        if name not in ("replacement", "layer", "neuron")
+    }
+    start = 0
     for batch in setup.batches(range(len(text.tokens)), batch_size, "trace"):
         for part in batch.chunks(tokens_per_chunk):
             chunk = batch.tokens[part]
+            here = slice(start, start + len(chunk))
+            start = here.stop
             clean = clean_of(last, chunk)
             value = setup.value(batch, part, neurons, replacement)
             activation = chunk.activations[:, neurons].double()
             effects = effects_of_chunk(last, chunk, clean, lines, neurons, value - activation)
-            shape = tuple(value.shape)
-            found = {
-                name: np.broadcast_to(array[:, None], shape)
-                for name, array in text.rows(batch.sequence[part], batch.position[part]).items()
+            found: dict[str, Array] = {  # per token
+                name: array[:, None] for name, array in text.rows(batch.sequence[part], batch.position[part]).items()
             }
-            found["neuron"] = np.broadcast_to(np.array(neurons), shape)
-            found["activation"], found["value"] = activation.cpu().numpy(), value.cpu().numpy()
             for name in ("loss", "entropy", "rank", "prediction"):
-                found[name] = np.broadcast_to(getattr(clean, name).cpu().numpy()[:, None], shape)
+                found[name] = getattr(clean, name).cpu().numpy()[:, None]
+            found["activation"], found["value"] = activation.cpu().numpy(), value.cpu().numpy()
             for outcome in OUTCOMES:
                 for i, variant in enumerate(VARIANTS):
                     found[f"{outcome}_{variant}"] = getattr(effects, outcome)[i]
@@ -85,8 +139,12 @@ def trace_frame(setup: Setup, neurons: Sequence[int], *, batch_size: int, tokens
             assert effects.prediction is not None
             for i, variant in enumerate(RANK_VARIANTS):
                 found[f"prediction_{variant}"], found[f"rank_{variant}"] = effects.prediction[i], effects.rank[i]
-            for name, array in found.items():
-                columns.setdefault(name, []).append(array.ravel())
-    return pl.DataFrame({name: np.concatenate(arrays) for name, arrays in columns.items()}).with_columns(
-        replacement=pl.lit(replacement.name), layer=pl.lit(last.layer, dtype=pl.Int32)
+            for name, column in columns.items():
+                column[:, here] = found[name].T
+    series = {name: pl.Series(name, columns.pop(name).ravel()) for name in list(columns)}
+    frame = pl.DataFrame(series).with_columns(
+        replacement=pl.lit(replacement.name),
+        layer=pl.lit(last.layer, dtype=pl.Int32),
+        neuron=pl.Series(np.repeat(np.array(neurons, dtype=np.int32), n)),
     )
+    return frame.select(list(schema))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from neuronlab.figures import groups, theme
+from neuronlab.traced_sample import TracedSample
 
 
 class MissingReplacement(ValueError):
@@ -64,6 +65,11 @@ def sample_size(effects: pl.DataFrame) -> str:
         return ""
     tokens, documents = int(effects["n_tokens"].max()), int(effects["n_documents"].max())
     return f"{theme.count(tokens, 'token')} of {theme.count(documents, 'document')}"
+
+
+def traced_part(sample: TracedSample | None) -> str | None:
+    """What a subtitle says of traces that are a sample of the text; None where they are all of it."""
+    return f"tokens are a sample: {sample}" if sample else None
 
 
 def replaced_by(replacement: str) -> str:

@@ -15,6 +15,7 @@ import polars as pl
 from neuronlab.figures import effects_data, groups, saving, theme, token_data
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
+from neuronlab.traced_sample import TracedSample, sample_of
 
 TITLE = "What replacing a neuron's activation changes in one passage"
 WINDOW = 13
@@ -24,7 +25,7 @@ WIDTHS = {1: 620, 2: 355}
 def extreme_token(traces: pl.DataFrame, neuron: int, outcome: str = "loss_total") -> tuple[int, int]:
     """(sequence, position): of the sequence with the largest mean |change|, the token with the largest |change|.
 
-    Sequences with fewer than half as many counted tokens as the fullest one do not take part. The first one wins a tie.
+    Sequences with fewer than half as many traced tokens as the fullest one do not take part. The first one wins a tie.
     """
     own = traces.filter(pl.col("neuron") == neuron).with_columns(size=pl.col(outcome).abs())
     means = own.group_by("sequence").agg(mean=pl.col("size").mean().round_sig_figs(12), tokens=pl.len())
@@ -47,7 +48,7 @@ def prepare(
 
     Columns position, label (the token), document, activation, value, change (of the loss of the next token), rr and
     rr_after (its reciprocal rank, clean and after the replacement); the last five are missing where the position does
-    not count.
+    not count, or its document is not traced.
     """
     sequence, peak = extreme_token(traces, neuron)
     row = tokens.filter(pl.col("sequence") == sequence).row(0, named=True)
@@ -149,6 +150,10 @@ def passage(
     ]
 
 
+def _searched(sample: TracedSample | None) -> str | None:
+    return f"searched: {sample}; no values in other documents" if sample else None
+
+
 def chart(
     traces: pl.DataFrame,
     tokens: pl.DataFrame,
@@ -158,8 +163,13 @@ def chart(
     model: str,
     text: str | None = None,
     replacement: str | None = None,
+    sample: TracedSample | None = None,
 ) -> alt.TopLevelMixin:
-    """The figure, from the tables `traces`, `tokens`, `token_strings` and `selection`: one passage per set."""
+    """The figure, from the tables `traces`, `tokens`, `token_strings` and `selection`: one passage per set.
+
+    Args:
+        sample: what the traces are a sample of; None for the whole text.
+    """
     traces, replacement = effects_data.one_replacement(traces, replacement)
     sets = token_data.shown_sets(traces, selection)
     if not sets:
@@ -193,6 +203,7 @@ def chart(
         "sequence with the largest mean |change of loss|, around its largest (shaded)",
         "reciprocal rank of the next token: solid clean, dashed with the activation replaced",
         "activation: dashed is the value put in its place",
+        _searched(sample),
     ]
     return theme.finish(body, TITLE, subtitle)
 
@@ -217,5 +228,6 @@ def draw(
         model=model,
         text=text,
         replacement=replacement,
+        sample=sample_of(traces),
     )
     saving.save(made, figures)

@@ -20,6 +20,7 @@ from neuronlab.figures import (
 )
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
+from neuronlab.traced_sample import TracedSample, sample_of
 
 TITLE = "Which neurons regulate a model's confidence, and through what"
 WIDTH, HEIGHT = 390, 290
@@ -104,8 +105,13 @@ def chart(
     replacement: str | None = None,
     level: float = 0.95,
     k: int | None = None,
+    sample: TracedSample | None = None,
 ) -> alt.TopLevelMixin:
-    """Four panels, from the tables of the same names."""
+    """Four panels, from the tables of the same names.
+
+    Args:
+        sample: what the traces are a sample of; None for the whole text.
+    """
     effects, replacement = effects_data.one_replacement(effects, replacement)
     traces = traces.filter(pl.col("replacement") == replacement)
     tables = {
@@ -134,6 +140,8 @@ def chart(
         alt.hconcat(_boxes(tables, sets), _mediation(tables, sets, k, level), spacing=46),
     ]
     subtitle = [about, f"{effects_data.replaced_by(replacement)}; intervals: bootstrap by document"]
+    if sample:
+        subtitle.append(f"(c): {effects_data.traced_part(sample)}")
     return theme.finish(alt.vconcat(*rows, spacing=26), TITLE, subtitle, padding=18)
 
 
@@ -169,5 +177,6 @@ def draw(
         replacement=replacement,
         level=level,
         k=k,
+        sample=sample_of(traces),
     )
     saving.save(made, figures)

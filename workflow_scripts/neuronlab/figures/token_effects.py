@@ -18,6 +18,7 @@ from neuronlab.figures import effects_data, groups, saving, theme, token_data
 from neuronlab.figures.points import Axis
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
+from neuronlab.traced_sample import TracedSample, sample_of
 
 TITLE = "Effects of single neurons at single tokens"
 NEURONS = 3
@@ -171,8 +172,14 @@ def chart(
     text: str | None = None,
     replacement: str | None = None,
     seed: int = 0,
+    sample: TracedSample | None = None,
 ) -> alt.TopLevelMixin:
-    """The figure, from the tables `traces` and `selection`: a row of panels per set."""
+    """The figure, from the tables `traces` and `selection`: a row of panels per set.
+
+    Args:
+        seed: of the tokens that are drawn.
+        sample: what the traces are a sample of; None for the whole text.
+    """
     traces, replacement = effects_data.one_replacement(traces, replacement)
     sets = token_data.shown_sets(traces, selection)
     views = {name: BY_FREQUENCY if name == token_data.FREQUENCY else BY_WEIGHTS for name in sets}
@@ -202,6 +209,7 @@ def chart(
     also = f"; {'below, ' if len(shown) > 1 else ''}of these {right}" if token_data.FREQUENCY in shown else ""
     subtitle = [
         about,
+        effects_data.traced_part(sample),
         f"tokens with an activation above the neuron's mean{also}",
         f"at most {LIMIT:,} drawn per panel: the {EXTREMES} largest changes, others at random",
         *notes,
@@ -229,5 +237,6 @@ def draw(
         text=text,
         replacement=replacement,
         seed=seed,
+        sample=sample_of(traces),
     )
     saving.save(made, figures)

@@ -17,6 +17,7 @@ from neuronlab.figures import effects_data, groups, points, saving, theme, total
 from neuronlab.figures.points import Axis
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_provenance, read_table
+from neuronlab.traced_sample import TracedSample, sample_of
 
 TITLE = "Token-frequency neurons"
 NAME = "token_frequency"
@@ -145,12 +146,14 @@ def chart(
     level: float = 0.95,
     replacement: str | None = None,
     outcome: str = "loss",
+    sample: TracedSample | None = None,
 ) -> alt.TopLevelMixin:
     """The figure, from the tables `token_frequency`, `traces` and `selection`.
 
     Args:
         level: of the intervals.
         outcome: what M_freq is about: loss, entropy or kl.
+        sample: what the traces are a sample of; None for the whole text.
     """
     frame, missing = prepare(token_frequency, selection)
     if not len(frame):
@@ -171,12 +174,13 @@ def chart(
         notes.append("no candidate passes the test: no token-frequency neuron")
     elif order:
         step = WIDTH // len(order)
+        whose = f"{sample.documents:,} of {sample.of_documents:,} documents, drawn," if sample else "all documents"
         panels.append(
             total_direct.panel(boxes[outcome], outcome, order, step=min(step, 90), effects=EFFECTS, log=False)
         )
         notes += [
-            f"boxes: {theme.count(int(traced.group_by('neuron').len()['len'].max()), 'token')} of all documents per "
-            "neuron; quartiles and median, whiskers 10 % and 90 %, diamond: mean",
+            f"boxes: {theme.count(int(traced.group_by('neuron').len()['len'].max()), 'token')} of {whose} per neuron; "
+            "quartiles and median, whiskers 10 % and 90 %, diamond: mean",
             f"boxes for {BOXES} of {BOXES + left_out} selected neurons, largest |dKL| first" if left_out else None,
             "controls pooled (number in brackets)" if groups.CONTROLS in boxes[outcome]["group"] else None,
         ]
@@ -226,6 +230,7 @@ def draw(
         text=text,
         level=level,
         replacement=replacement,
+        sample=sample_of(traces),
         outcome=read_provenance(token_frequency).get("outcome", "loss"),
     )
     saving.save(made, figures)

@@ -16,6 +16,7 @@ from neuronlab.figures import effects_data, groups, saving, theme
 from neuronlab.figures.points import Axis
 from neuronlab.neuron_sets import read_selections
 from neuronlab.tables import read_table
+from neuronlab.traced_sample import TracedSample, sample_of
 
 TITLE = "Total and direct effect per token"
 LIMIT = 24
@@ -194,8 +195,13 @@ def chart(
     sets: Sequence[str] | None = None,
     replacement: str | None = None,
     outcomes: Sequence[str] = ("loss", "entropy"),
+    sample: TracedSample | None = None,
 ) -> alt.TopLevelMixin:
-    """The figure, from the tables `traces` and `selection`: one panel per outcome."""
+    """The figure, from the tables `traces` and `selection`: one panel per outcome.
+
+    Args:
+        sample: what the traces are a sample of; None for the whole text.
+    """
     traces, replacement = effects_data.one_replacement(traces, replacement)
     boxes, order, left_out = prepare(traces, selection, sets=sets, outcomes=outcomes)
     if not order:
@@ -216,6 +222,7 @@ def chart(
             f"{theme.count(per_neuron, 'token')} of {theme.count(documents, 'document')} per neuron",
             effects_data.replaced_by(replacement),
         ),
+        effects_data.traced_part(sample),
         "box: quartiles and median; whiskers: 10 % and 90 % quantiles; diamond: mean; no token removed",
         "controls are pooled over neurons (their number in brackets)" if pooled else "no controls traced",
         "quantiles of exactly zero are drawn at the foot of the axis" if zeros else None,
@@ -242,5 +249,6 @@ def draw(
         text=text,
         sets=sets,
         replacement=replacement,
+        sample=sample_of(traces),
     )
     saving.save(made, figures)

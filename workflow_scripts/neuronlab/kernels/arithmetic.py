@@ -15,14 +15,12 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from neuronlab.kernels.polynomial import EXP2M1_RATIO
+
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
 
-# (2^r - 1)/r on [-1/2, 1/2]: degree 5 through the Chebyshev nodes, relative error below 2e-8 before rounding.
-_nodes = np.cos(np.pi * (np.arange(6) + 0.5) / 6)
-_chebyshev = np.polynomial.chebyshev.chebfit(_nodes, np.expm1(0.5 * _nodes * LN_2) / (0.5 * _nodes), 5)
-_power = np.polynomial.chebyshev.cheb2poly(_chebyshev) / 0.5 ** np.arange(6)
-P0, P1, P2, P3, P4, P5 = (np.float32(c) for c in _power)
+P0, P1, P2, P3, P4, P5 = EXP2M1_RATIO
 
 
 @intrinsic
