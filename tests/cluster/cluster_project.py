@@ -1,4 +1,4 @@
-"""The demo's main job in small, run through `--profile slurm` from the project's root, or on this machine."""
+"""Studies A and B of the demo in small, run through `--profile slurm` from the project's root, or on this machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,45 @@ from one_node_slurm import GPUS
 from project import ROOT, Project
 
 TEXT = "results/demo/texts/evaluation"
-TARGETS = (f"{TEXT}/ablation/effects.parquet", f"{TEXT}/figures/verification.svg")
+KNOWLEDGE = "results/demo/facts/demo/knowledge"
+PARTITIONS = ROOT / "profiles/slurm/partitions.yaml"
+TARGETS = (
+    f"{TEXT}/ablation/effects.parquet",
+    f"{TEXT}/figures/verification.svg",
+    f"{KNOWLEDGE}/scores.parquet",
+    f"{KNOWLEDGE}/decoding_verification.parquet",
+)
 SHARDS = 3
 # Every rule of a run from nothing, by where the profile runs it.
-GPU_JOBS = {"measure_activations": 1, "ablate_neurons": SHARDS, "verify_ablation": 1}
-OTHER_JOBS = {"tokenize_text": 1, "count_tokens": 1, "summarize_effects": 1}
-LOCAL_JOBS = {"make_demo_world": 1, "draw_verification": 1}
+GPU_JOBS = {
+    "measure_neurons": 1,
+    "measure_activations": 1,
+    "ablate_neurons": SHARDS,
+    "verify_ablation": 1,
+    "answer_queries": 1,
+    "make_conflicts": 1,
+    "decode_conflicts": SHARDS,
+    "verify_decoding": 1,
+}
+OTHER_JOBS = {"tokenize_text": 1, "count_tokens": 1, "summarize_effects": 1, "score_copying": 1}
+LOCAL_JOBS = {
+    "make_demo_world": 1,
+    "draw_verification": 1,
+    "read_facts": 1,
+    "filter_answers": 1,
+    "select_neurons": 1,
+    "select_copying_sets": 1,
+}
 # The profile waits as suits a busy cluster; here a job takes seconds.
 SNAKEMAKE = Path(__file__).parent / "quick_snakemake.py"
 QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10")
 
 
 def study(**compute: object) -> dict:
-    """Ablation of the shipped demo model on a little text, in several shards, every model job on one GPU."""
+    """Ablation of the shipped demo model on a little text and a few conflict prompts, in several shards.
+
+    Every model job is on one GPU.
+    """
     return {
         "models": {"demo": {"source": "demo", "null_space_k": [6]}},
         "texts": {
@@ -40,6 +66,20 @@ def study(**compute: object) -> dict:
             }
         },
         "confidence_regulation": {"models": ["demo"], "texts": ["evaluation"]},
+        "facts": {"demo": {"source": "demo"}},
+        "context_copying": {
+            "models": ["demo"],
+            "facts": ["demo"],
+            "selections": ["entropy"],
+            "controls": {"uniform": 4, "norm_matched": 3, "synthetic": 2, "neighbours": 6},
+            "induction_driven": None,
+            "replacements": ["mean"],
+            "dose_response": {"points": 0},
+            "max_prompts": 30,
+            "new_tokens": 3,
+            "shards": SHARDS,
+            "verification": {"pairs": 8},
+        },
         "selections": {"entropy": {"rule": "rho_then_logit_var", "rho_min": 0.8, "count": 6}},
         "ablation": {
             "replacements": ["mean"],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import one_node_slurm
 import pytest
-from cluster_project import ClusterProject, make_project
+from cluster_project import PARTITIONS, TARGETS, ClusterProject, make_project
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +31,11 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
 def slurm_run(
     cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ClusterProject, one_node_slurm.Recorder]:
-    """The study run undisturbed through the profile, and what Slurm showed meanwhile. Look, don't touch."""
+    """The study run undisturbed through the profile, and what Slurm showed meanwhile. Look, don't touch.
+
+    Jobs choose among the profile's partitions, which this cluster has, too.
+    """
     project = make_project(tmp_path_factory.mktemp("slurm_run"))
     with one_node_slurm.Recorder().recording() as recorder:
-        project.run_on_slurm()
+        project.run_on_slurm(*TARGETS, "--slurm-partition-config", str(PARTITIONS))
     return project, recorder

@@ -61,6 +61,8 @@ SlurmctldLogFile={state}/slurmctld.log
 SlurmdLogFile={state}/slurmd.log
 NodeName=localhost NodeAddr=127.0.0.1 NodeHostname={host} CPUs=8 RealMemory={memory} Gres=gpu:fake:{gpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP
 """
 GRES_CONF = """{mark}
 NodeName=localhost Name=gpu Type=fake File=/dev/null

@@ -12,6 +12,7 @@ from one_node_slurm import GPUS, Recorder
 
 pytestmark = pytest.mark.cluster
 
+ARRAYS = ("ablate_neurons", "decode_conflicts")
 HUNGRY = Path(__file__).parent / "hungry"
 
 
@@ -46,6 +47,11 @@ def test_model_jobs_ask_for_their_gpu_and_memory_and_others_for_no_gpu(slurm_run
             assert job.gpus in ("0", "1"), job.fields
 
 
+def test_every_job_was_sent_to_the_partition_that_it_fits_into(slurm_run):
+    partitions = {job.rule: job.fields["Partition"] for job in jobs_of(slurm_run)}
+    assert partitions == dict.fromkeys(GPU_JOBS, "gpu") | dict.fromkeys(OTHER_JOBS, "cpu")
+
+
 def test_two_gpu_jobs_ran_side_by_side_on_different_devices_and_never_three(slurm_run):
     _, recorder = slurm_run
     assert max(map(len, recorder.together)) == GPUS
@@ -53,11 +59,11 @@ def test_two_gpu_jobs_ran_side_by_side_on_different_devices_and_never_three(slur
     assert all(one.gpus != other.gpus for one, other in pairs)
 
 
-def test_shards_were_one_job_array(slurm_run):
-    shards = [job for job in jobs_of(slurm_run) if job.rule == "ablate_neurons"]
-    assert len({job.fields["ArrayJobId"] for job in shards}) == 1
-    others = [job for job in jobs_of(slurm_run) if job.rule != "ablate_neurons"]
-    assert not any("ArrayJobId" in job.fields for job in others)
+def test_shards_of_a_rule_were_one_job_array(slurm_run):
+    jobs = jobs_of(slurm_run)
+    arrays = {rule: {job.fields["ArrayJobId"] for job in jobs if job.rule == rule} for rule in ARRAYS}
+    assert {rule: len(found) for rule, found in arrays.items()} == dict.fromkeys(ARRAYS, 1)
+    assert not any("ArrayJobId" in job.fields for job in jobs if job.rule not in ARRAYS)
 
 
 def test_results_equal_a_local_run(slurm_run, local_run):
