@@ -139,7 +139,7 @@ def test_overlap_goes_on_both_sides_and_only_between_groups() -> None:
     assert dropped(rows) == [overlap, overlap, overlap, overlap, None, None, overlap, None, None]
 
 
-def test_defect_13_overlap_does_not_depend_on_the_order_of_facts() -> None:
+def test_b_defect_13_overlap_does_not_depend_on_the_order_of_facts() -> None:
     """Deleting on the way through would keep the last of a chain: A-B overlap, B-C overlap."""
     chain: list[Fact] = [
         ("Ada", "r", "g", "x", "Hat"),

@@ -60,7 +60,7 @@ def test_one_pass_is_one_forward_per_position(tiny_model: TINY, architecture: st
 
 
 def test_brute_force_changes_one_row_of_attention_alone(tiny_model: TINY, architecture: str) -> None:
-    """Row p is one-hot on key 0 (not row 0, not a whole column: METHODS A, defect 10), so its output is v_0."""
+    """Row p is one-hot on key 0 (not row 0, not a whole column: METHODS A defect 10), so its output is v_0."""
     model, position, heads = tiny_model(architecture, dtype="float64"), 5, HeadSet(((0, 1), (0, 3)))
     tokens = draw(batch=1)
     caught: dict[str, torch.Tensor] = {}

@@ -111,7 +111,7 @@ def test_funnel_counts_every_step(tiny_directories: dict, tmp_path: Path) -> Non
     assert list(counts)[-3:] == ["counters", "context", "drawn"]
 
 
-def test_defect_8_small_relations_give_fewer_prompts_and_say_so(
+def test_b_defect_8_small_relations_give_fewer_prompts_and_say_so(
     tiny_directories: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_tables(tmp_path)

@@ -78,7 +78,7 @@ def test_batch_size_changes_no_choice(tiny_model: Callable) -> None:
     np.testing.assert_allclose(one["log_prob"], many["log_prob"], rtol=0, atol=1e-4)
 
 
-def test_defect_8_ties_of_first_tokens_are_settled_by_the_whole_object(tiny_model: Callable) -> None:
+def test_b_defect_8_ties_of_first_tokens_are_settled_by_the_whole_object(tiny_model: Callable) -> None:
     model = tiny_model("gpt2", "float64")
     facts = asked(model, ("Rome", "Oslo", "Andes", "Lima"))  # all begin with the token of a space
     found = choose_counters(model, facts, per_fact=4, by="first_token", batch_size=8)
@@ -93,7 +93,7 @@ def test_defect_8_ties_of_first_tokens_are_settled_by_the_whole_object(tiny_mode
     assert dict(some.select("counter", "tied").iter_rows()) == {"Rome": True, "Oslo": True, "the": False}
 
 
-def test_defect_8_few_candidates_give_few_counters_and_none_gives_none(tiny_model: Callable) -> None:
+def test_b_defect_8_few_candidates_give_few_counters_and_none_gives_none(tiny_model: Callable) -> None:
     model = tiny_model("gpt2")
     facts = asked(model)
     few = [Asked(one.fact, one.text, one.tokens, OBJECTS[:n]) for n, one in enumerate(facts)]

@@ -143,7 +143,7 @@ def test_intervals_cover_the_truth(share: float, likeness: float) -> None:
 
 
 def test_single_prompts_would_be_too_sure() -> None:
-    """The same with every prompt a cluster of its own: what clustering by fact is for (METHODS, B defect 11)."""
+    """The same with every prompt a cluster of its own: what clustering by fact is for (METHODS B defect 11)."""
     rng = np.random.default_rng(3)
     covered = 0
     for study in range(150):

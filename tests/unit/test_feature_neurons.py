@@ -134,7 +134,7 @@ def test_histograms_hold_every_token_of_both_groups(tiny_model, tmp_path):
             assert part["bin_end"][-1] == pytest.approx(effects.max(), rel=1e-9)
 
 
-def test_c_defect_padded_and_special_ids(tiny_model):
+def test_c_defect_5_padded_and_special_ids(tiny_model):
     """Ids that pad the vocabulary are no tokens; BOS and EOS are, but have no feature."""
     model = tiny_model("gpt2")
     strings, has = token_table(model)

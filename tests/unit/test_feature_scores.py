@@ -80,7 +80,7 @@ def test_a_feature_far_from_all_other_tokens_keeps_its_variance():
     assert scores.difference[0, 0] == pytest.approx(expected["difference"], rel=1e-12)
 
 
-def test_d_defect_precedence_of_skewness_and_kurtosis():
+def test_d_defect_3_precedence_of_skewness_and_kurtosis():
     """z is (x - mean) / sd. Taken as x - mean / sd, a shifted Gaussian would have the moments of something else."""
     values = 5 + 2 * np.random.default_rng(1).normal(size=2000)
     sums = np.array([[(values**k).sum()] for k in (1, 2, 3, 4)])

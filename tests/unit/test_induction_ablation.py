@@ -292,7 +292,7 @@ def test_clipping_has_one_direction(run: Run, tiny_model: Callable[..., Model]) 
 
 
 def test_a_last_position_is_averaged_nowhere(run: Run) -> None:
-    """METHODS, A defect 5: it has no next token. Whatever stands there changes nothing."""
+    """METHODS A defect 5: it has no next token. Whatever stands there changes nothing."""
     other = made_repeats().with_columns(
         tokens=pl.Series([[*ids[:-1], 3 + i] for i, ids in enumerate(made_repeats()["tokens"].to_list())])
     )

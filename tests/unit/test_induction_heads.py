@@ -1,4 +1,4 @@
-"""Induction scores against naive loops over Hugging Face's own attention; regression tests of METHODS A, defect 12."""
+"""Induction scores against naive loops over Hugging Face's own attention; regression tests of METHODS A defect 12."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_scores_on_text_by_loops(tiny_model: TINY, tiny_directories: dict[str, P
 
 
 def test_queries_before_the_repeat_do_not_count() -> None:
-    """Attention on the diagonal by the two queries before the second copy leaves the score at 0 (defect 12)."""
+    """Attention on the diagonal by the two queries before the second copy leaves the score at 0 (A defect 12)."""
     length = 5
     tokens = np.array([[0, *range(10, 15), *range(10, 15)]])
     copy, offset = np.array([[-1, *[0] * 5, *[1] * 5]]), np.array([[0, *range(5), *range(5)]])
@@ -141,7 +141,7 @@ def test_queries_before_the_repeat_do_not_count() -> None:
 
 
 def test_threshold_applies_to_the_overall_mean() -> None:
-    """A head at 0.6 on half the sequences and 0.9 on the others is an induction head: 0.75 > 0.7 (defect 12)."""
+    """A head at 0.6 on half the sequences and 0.9 on the others is an induction head: 0.75 > 0.7 (A defect 12)."""
     values = np.zeros((len(MEASURES), 64, 1, 3))
     values[0, :, 0, 0] = np.repeat([0.6, 0.9], 32)
     values[0, :, 0, 1] = np.repeat([0.45, 0.9], 32)

@@ -1,4 +1,4 @@
-"""Local attention against loops over Hugging Face's own attention; regression tests of METHODS C, defects 4 and 6."""
+"""Local attention against loops over Hugging Face's own attention; regression tests of METHODS C defects 4 and 6."""
 
 from __future__ import annotations
 

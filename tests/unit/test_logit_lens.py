@@ -1,4 +1,4 @@
-"""The logit lens against a float64 NumPy lens over Hugging Face's hidden states; regression tests of METHODS C."""
+"""The logit lens against a float64 NumPy lens over Hugging Face's hidden states; tests of METHODS C defects 1 to 4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of several tokens and their partners, against plain loops over the text; regression tests of C, defect 7."""
+"""Words of several tokens and their partners, against plain loops over the text; regression tests of C defect 7."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_mark_disqualifies_the_sequences_that_hold_it(mark: int, fitting: bool
 
 
 def test_context_is_the_documents_own_text_with_punctuation() -> None:
-    """C, defect 7: contexts are real text; every sequence is a stretch of its document's tokens, nothing left out."""
+    """C defect 7: contexts are real text; every sequence is a stretch of its document's tokens, nothing left out."""
     documents, tokenizer = tiny_documents(), make_tokenizer()
     texts = dict(zip(documents.numbers, documents.texts, strict=True))
     tokens = dict(zip(documents.numbers, encode_documents(tokenizer, documents.texts), strict=True))
@@ -238,7 +238,7 @@ def test_few_words_come_from_one_document() -> None:
 
 
 def test_seed_set_before_sampling() -> None:
-    """C, defect 7: the seed alone decides what is drawn, whatever was drawn before by anyone."""
+    """C defect 7: the seed alone decides what is drawn, whatever was drawn before by anyone."""
     documents = tiny_documents()
     first = draw(documents, words=12)
     np.random.seed(5)  # noqa: NPY002 (a state that nothing may depend on)

@@ -48,7 +48,7 @@ def test_first_token_of_a_known_word_is_that_word(tokenizer: PreTrainedTokenizer
         assert len(found[2]) == 2
 
 
-def test_defect_6_first_ids_are_neither_bos_nor_a_bare_space(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_b_defect_6_first_ids_are_neither_bos_nor_a_bare_space(tokenizer: PreTrainedTokenizerBase) -> None:
     """What study B did (decode, put a space in front, encode, take the first) gives one id for all objects here."""
     objects = ["Paris", "Rome", "the", "Ann"]
     own = [ids[0] for ids in object_ids(tokenizer, ["Ann lives in"] * 4, objects)]

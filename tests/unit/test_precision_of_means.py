@@ -1,4 +1,4 @@
-"""Means are made of float64 numbers: against brute force in float64, where float16 fails (METHODS D, defect).
+"""Means are made of float64 numbers: against brute force in float64, where float16 fails (METHODS D defect 1).
 
 The reference code of study D keeps loss, entropy and scale of every token as float16 before it averages them: a loss of
 5 is then rounded to 1/256, and a sum of 65,520 nats is infinite. Each test shows that our mean is that of float64

@@ -77,7 +77,7 @@ def test_batch_size_and_memory_change_nothing(tiny_model: Callable, monkeypatch:
     assert frames[-1].equals(frames[1])
 
 
-def test_defect_2_deviations_of_float16_activations_are_finite_and_exact() -> None:
+def test_b_defect_2_deviations_of_float16_activations_are_finite_and_exact() -> None:
     values = [np.random.default_rng(1).normal(5.0, 40.0, (300, 6)) for _ in range(10)]
     model = fake_model(values)
     prompts = [[0, *range(1 + 300 * i, 301 + 300 * i)] for i in range(10)]
@@ -90,7 +90,7 @@ def test_defect_2_deviations_of_float16_activations_are_finite_and_exact() -> No
     assert (found.mean + 0.5 * found.sd < found.max).all()
 
 
-def test_defect_3_the_mode_is_a_number_within_the_range() -> None:
+def test_b_defect_3_the_mode_is_a_number_within_the_range() -> None:
     generator = np.random.default_rng(2)
     values = generator.normal(size=(400, 4))
     values[:, 0] = 1.25  # never varies
@@ -104,7 +104,7 @@ def test_defect_3_the_mode_is_a_number_within_the_range() -> None:
     assert frame["skew"].null_count() == 1  # of the constant: missing, not a number that looks measured
 
 
-def test_defect_4_neither_bos_nor_pads_count() -> None:
+def test_b_defect_4_neither_bos_nor_pads_count() -> None:
     """The stand-in's BOS and pads (token 0) have activations of 30000."""
     generator = np.random.default_rng(3)
     values = [generator.uniform(0, 1, (length, 3)) for length in (5, 1, 9)]

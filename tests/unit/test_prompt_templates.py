@@ -62,7 +62,7 @@ def test_the_filter_of_examples_asks_for_none_that_the_model_does_not_see():
     assert shown_filters(filters, "plain") == shown_filters(filters, "none") == ["containment", "overlap"]
 
 
-def test_defect_14_no_template_spells_out_a_bos() -> None:
+def test_b_defect_14_no_template_spells_out_a_bos() -> None:
     for text in [prompt for name in NAMED for prompt in query_prompts(WHERE, name, facts("lives"), FULL)]:
         assert "<s>" not in text
         assert "</s>" not in text

@@ -30,7 +30,7 @@ def test_bos_policy() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_defect_14_a_prompt_has_exactly_one_bos(kind: str) -> None:
+def test_b_defect_14_a_prompt_has_exactly_one_bos(kind: str) -> None:
     tokenizer = KINDS[kind]()
     bos = tokenizer.bos_token_id
     for prompt in encode_prompts(tokenizer, TEXTS, bos):
@@ -64,7 +64,7 @@ def test_padding_stands_on_the_right() -> None:
     assert real.tolist() == [[True, True, True], [True, False, False]]
 
 
-def test_defect_5_padded_prompts_have_the_states_of_unpadded_ones(architecture: str, tiny_model: Callable) -> None:
+def test_b_defect_5_padded_prompts_have_the_states_of_unpadded_ones(architecture: str, tiny_model: Callable) -> None:
     model = tiny_model(architecture, "float64")
     generator = np.random.default_rng(1)
     prompts = [generator.integers(2, model.d_vocab_real, length).tolist() for length in (1, 40, 7, 23)]

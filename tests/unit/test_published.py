@@ -1,4 +1,4 @@
-"""Shipped values against METHODS B1 as printed; recognition of models; a comparison on a model with known answers."""
+"""Shipped values against those of METHODS B1; recognition of models; a comparison on a model with known answers."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from neuronlab.models import ModelSpec
 from neuronlab.published_models import PublishedModel, published_name
 from neuronlab.tables import check_frame, read_table
 
-# METHODS B1, to the digits printed there: (model, k, layer, neuron, rho, LogitVar, norm).
+# What study B ships (METHODS B1), rounded: (model, k, layer, neuron, rho, LogitVar, norm).
 PRINTED = [
     ("gpt2", 40, 11, 584, 0.9921, 2.456e-5, 10.940),
     ("gpt2", 40, 11, 2378, 0.9731, 1.2256e-4, 12.951),

@@ -100,7 +100,7 @@ def test_values_that_a_defect_made_are_no_targets() -> None:
         usable_mode = values.filter(measure="gts", replacement="mode")["usable"].to_list()
         assert usable_mode == [model != "gpt2"]
         assert not published_copying.published_constants(published_copying.published_activations(model))["usable"].any()
-    # Numbers of infinite deviations: METHODS, B defect 2.
+    # Numbers of infinite deviations: METHODS B defect 2.
     for model, among, in_layer in (
         ("gpt2", "5 of 6", "17 of 3072"),
         ("phi-1_5", "2 of 12", "7 of 8192"),

@@ -95,7 +95,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_reference_comes_first() -> None:
-    """KL(q || p), not KL(p || q); q as probabilities, p as log-probabilities (METHODS A, defect 7)."""
+    """KL(q || p), not KL(p || q); q as probabilities, p as log-probabilities (METHODS A defect 7)."""
     q, p = torch.tensor([[0.9, 0.1, 0.0]]), torch.tensor([[0.5, 0.25, 0.25]])
     forward = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.25)
     assert divergence(q, p.log()).item() == pytest.approx(forward, abs=1e-7)

@@ -57,7 +57,7 @@ def test_merging_two_accumulators_equals_one(first, second):
 
 
 def test_half_precision_input_does_not_overflow():
-    """Study B's standard deviations of float16 activations are infinite (METHODS, B defect 2)."""
+    """Study B's standard deviations of float16 activations are infinite (METHODS B defect 2)."""
     values = np.random.default_rng(0).normal(size=(300_000, 1)).astype(np.float16)
     with np.errstate(over="ignore"):
         assert np.isinf(values.std())

@@ -1,4 +1,4 @@
-"""Subjoiner heads against naive loops over Hugging Face's own attention; regression tests of METHODS C, defect 7."""
+"""Subjoiner heads against naive loops over Hugging Face's own attention; regression tests of METHODS C defect 7."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_batches_change_nothing(architecture: str, tiny_model: TINY, documents: 
 def test_examples_not_filtered_by_their_own_attention(
     tiny_directories: dict[str, Path], documents: Path, tmp_path: Path
 ) -> None:
-    """C, defect 7: another model with the same tokenizer attends otherwise and shows the same words."""
+    """C defect 7: another model with the same tokenizer attends otherwise and shows the same words."""
     other = tiny_models.make_directory(tmp_path / "other", "gpt2", seed=7)
     shown = [
         run(specification(directory), documents, tmp_path / name, examples=5)[1]
@@ -165,7 +165,7 @@ def test_examples_not_filtered_by_their_own_attention(
 
 
 def test_seed_set_before_sampling(tiny_directories: dict[str, Path], documents: Path, tmp_path: Path) -> None:
-    """C, defect 7: same seed, same bytes, whatever state the global generators are in."""
+    """C defect 7: same seed, same bytes, whatever state the global generators are in."""
     model = specification(tiny_directories["gpt2"])
     run(model, documents, tmp_path / "first")
     random.seed(3)
@@ -182,7 +182,7 @@ def test_seed_set_before_sampling(tiny_directories: dict[str, Path], documents: 
 def test_examples_are_real_text_with_punctuation(
     tiny_directories: dict[str, Path], documents: Path, tmp_path: Path
 ) -> None:
-    """C, defect 7: put together, an example's tokens are a stretch of the text as it stands in the file."""
+    """C defect 7: put together, an example's tokens are a stretch of the text as it stands in the file."""
     examples = run(specification(tiny_directories["llama"]), documents, tmp_path, examples=6)[1]
     text = documents.read_text(encoding="utf-8")
     strings = [

@@ -89,7 +89,7 @@ def test_counts_and_strongest_from_profiles(architecture, tiny_model, tmp_path):
             assert json.loads(bottom) == strings[order[:4]].tolist()
 
 
-def test_c_defect_padded_columns_would_change_the_counts(tiny_model, tmp_path, capsys):
+def test_c_defect_5_padded_columns_would_change_the_counts(tiny_model, tmp_path, capsys):
     """With the padded ids in, moments differ: the rule says that it was told so by the table."""
     model = tiny_model("gpt_neox")
     (tmp_path / "real").mkdir()

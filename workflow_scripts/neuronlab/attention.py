@@ -1,4 +1,4 @@
-"""Heads ablated at one query position, for all positions in one extra pass (METHODS A6; DESIGN: three exact savings).
+"""Heads ablated at one query position, for all positions in one extra pass (METHODS A6).
 
 The intervention is local: at query position p, and nowhere else, some heads either attend to position 0 alone (`bos`:
 row p of their attention becomes one-hot on key 0) or put out their mean (`mean`: z before W_O is replaced). What is

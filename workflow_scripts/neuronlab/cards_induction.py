@@ -67,7 +67,7 @@ def repetitions(scores: Mapping[str, pl.DataFrame], layer: int, neuron: int) -> 
 
 
 def driving_heads(head_neurons: pl.DataFrame, layer: int, neuron: int, sd: float | None) -> DrivingHeads | None:
-    """The heads that move the neuron most, by the first of METHODS that the table holds; None if it lacks the neuron.
+    """The heads that move the neuron most, by the first of `METHODS` in the table; None if it lacks the neuron.
 
     Also None if not all heads of the table were held against it.
 

@@ -1,8 +1,8 @@
 """Does a flip follow the change of the entropy? Changes at the prompt's end, by the route of the ablation.
 
 A route (total, direct: the final norm's scale frozen, norm: the scale alone) changes the entropy and the log-ratios of
-the first tokens of the three answers. The competitor for ND is one token, the same before and after (METHODS, B
-defect 7). Prompts are grouped by their decoded labels; a change is after minus before.
+the first tokens of the three answers. The competitor for ND is one token, the same before and after (METHODS
+B defect 7). Prompts are grouped by their decoded labels; a change is after minus before.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ FEW = 10  # facts: with fewer that differ from the rest, percentiles of resample
 
 
 def divide(top: Num[Array, "..."], below: Num[Array, "..."]) -> Float64[Array, "..."]:
-    """top / below, NaN where nothing is below: an empty class has no share (METHODS, B defect 12)."""
+    """top / below, NaN where nothing is below: an empty class has no share (METHODS B defect 12)."""
     below = np.asarray(below, np.float64)
     some = below > 0
     return np.where(some, top / np.where(some, below, 1.0), np.nan)

@@ -144,7 +144,7 @@ def unigram(counts: pl.DataFrame, *, include_padded: bool = False) -> Unigram:
     """The unigram distribution of a table "token_counts".
 
     Args:
-        include_padded: let ids that only pad the vocabulary take part in the direction, as study B did.
+        include_padded: let ids that only pad the vocabulary take part in the direction, as in study A (A defect 8).
 
     Raises:
         CountsError: ids with gaps, or counts that are all equal and so have no direction.

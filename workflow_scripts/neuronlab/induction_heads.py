@@ -3,7 +3,7 @@
 Random sequences are [BOS, r, r] with r drawn uniformly from the ids that the tokenizer knows and that mark nothing. The
 score of a head is its mean attention from the repetition to the token after the same token's earlier occurrence: key =
 query - (length - 1), for every query of the second copy and none before it (the published diagonal began two queries
-early), averaged over all sequences before the threshold is applied (METHODS A, defect 12). On repetitions of text the
+early), averaged over all sequences before the threshold is applied (METHODS A defect 12). On repetitions of text the
 same is measured where the earlier copies hold the same token; with several of them, attention to any counts.
 
 Patterns are reduced layer by layer as they pass, so that one layer's are in memory at a time.

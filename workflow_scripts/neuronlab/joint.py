@@ -7,7 +7,7 @@ of `ablation` holds with w replaced by D and delta by 1:
     dalpha = alpha expm1(-log1p(q) / 2)
     logits change by dalpha z + (alpha + dalpha) (delta U),     U = w W of the set's neurons, computed once
 
-(exact, METHODS 0.6). The products are delta's too: <x, D> = sum delta_n <x, w_n>, |D|^2 = delta G delta with the Gram
+(exact, METHODS A2). The products are delta's too: <x, D> = sum delta_n <x, w_n>, |D|^2 = delta G delta with the Gram
 matrix G of the set's directions; the same goes for the raw weights under a norm after the MLP. Effects are not sums of
 the neurons' own: D is, what norm and softmax make of it is not.
 """

@@ -3,11 +3,11 @@
 The final norm and the unembedding are read out in chunks of tokens, so that logits are in memory for one chunk of one
 state at a time and are never stored. The product with W_U has the precision of the read-out's weights; norms, softmax
 and sums are float64. The padded vocabulary stays in the softmax. All outcomes of a token concern the same position: the
-distribution there, and the next token as its target (METHODS C, defect 1):
+distribution there, and the next token as its target (METHODS C defect 1):
 
 * kl: KL(clean || state) in nats;
 * loss: -log p(next token) in nats;
-* entropy: of the state's distribution, in nats, of normalised probabilities (METHODS C, defect 3);
+* entropy: of the state's distribution, in nats, of normalised probabilities (METHODS C defect 3);
 * reciprocal_rank: 1 / (1 + tokens with a larger logit than the clean top prediction);
 * agreement: 1 where no token has a larger logit than the clean top prediction, which so stays on top.
 """

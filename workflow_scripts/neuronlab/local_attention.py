@@ -6,7 +6,7 @@ those at the start of a sequence and between documents are sinks, and attention 
 nearby. They are left out, and attention on a BOS at position 0 is reported apart, for all queries behind one. Queries
 near the start of a document have fewer keys, so every offset has its own n; and where offsets are added up over a
 window, of one head or of a layer's mean, the queries are those with all its keys, so that all terms have the same n
-(METHODS C, defect 6). Means over heads are made by document and resampled with it, like those of one head.
+(METHODS C defect 6). Means over heads are made by document and resampled with it, like those of one head.
 The first token is one like others where there is no BOS. Keys out of a sliding window's sight have attention 0, as in
 the model.
 

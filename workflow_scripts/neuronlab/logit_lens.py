@@ -3,9 +3,9 @@
 The lens reads the residual stream after l blocks as if it were the last one: final norm, unembedding, softmax. l = 0 is
 what enters the first block, l = L the model's own output. Each residual is normed by its OWN statistics, and the
 unembedding's bias and that of the final norm take part (the published one used the last layer's scale throughout and
-left b_U out: METHODS C, defect 2). Entropies are of normalised probabilities, not of clamped ones (defect 3). All
-outcomes of a row concern one position: the distribution there, and the next token as its target (defect 1). Means are
-over counted tokens, with intervals clustered by document (defect 4).
+left b_U out: METHODS C defect 2). Entropies are of normalised probabilities, not of clamped ones (C defect 3). All
+outcomes of a row concern one position: the distribution there, and the next token as its target (C defect 1). Means are
+over counted tokens, with intervals clustered by document (C defect 4).
 
 Per token (see `layer_outcomes`): KL(final || lens), loss and entropy of the lens, whether the final top prediction is
 on top of the lens, and its reciprocal rank there.

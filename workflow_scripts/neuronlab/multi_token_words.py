@@ -5,8 +5,9 @@ A word is what stands between white space, less the punctuation behind it, if al
 words, so that a word of one token and one of several differ in their number of tokens and not in their surroundings.
 A word counts if its tokens cover it and at most the space before it.
 
-Only what is drawn is chosen; the text around it stays as it is, with punctuation, line ends and all (METHODS C,
-defect 7). What the model sees ends with the word and holds as many tokens of the same document before it as asked for.
+Only what is drawn is chosen; the text around it stays as it is, with punctuation, line ends and all (METHODS
+C defect 7). What the model sees ends with the word and holds as many tokens of the same document before it as asked
+for.
 
 Matching. A word of k tokens with `context` tokens before it is compared with a word of one token with
 `context` + k - 1 tokens before it: both are read at a sequence's last token, which in both has the same position and as

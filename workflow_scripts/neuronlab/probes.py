@@ -1,6 +1,6 @@
 """Rule `train_probes`: can a feature of the next token be read from a few neurons' activations? (METHODS C5)
 
-The study names the experiment in a paragraph and gives neither code nor settings ("Unverified"); this is what is done
+The study names the experiment in a paragraph and gives neither code nor settings; this is what is done
 here. The question of a feature, for example `ends_ing`, is: has the NEXT token got it? A logistic regression on MLP
 activations (`hook_post`) of neurons of all layers answers it: on the neurons that write most about the feature, one by
 one and in ensembles of growing size, and on random ensembles of as many other neurons (`probe_ensembles`).

@@ -1,7 +1,7 @@
 """Rule `compare_published_copying`: study B's published scores of a model beside ours (METHODS B5, B6).
 
 Unlike rho and LogitVar, scores are not expected to agree to many digits: prompts depend on templates and filters, and
-the published ones on defects (METHODS, B defects). Values that a defect made are kept, with `usable` false and the
+the published ones on defects (METHODS B defects). Values that a defect made are kept, with `usable` false and the
 reason; values that were read off a figure say so in `source`. Shares are in percent, as published.
 
 Ours is the selection that shares most neurons with the published set; how many it shares stands in the table, because

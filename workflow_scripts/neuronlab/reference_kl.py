@@ -3,7 +3,7 @@
 For a distribution q per token and the model's p, KL(q || p) = sum_v q_v (log q_v - log p_v), nats, the reference first:
 its expectation, as in METHODS A3. Ablating a set of neurons changes the logits by D (`joint.logit_changes`), so
 
-    d KL(q || p) = log sum_v p_v exp(D_v) - sum_v q_v D_v                    (DESIGN, the algebra)
+    d KL(q || p) = log sum_v p_v exp(D_v) - sum_v q_v D_v                    (METHODS A2)
 
 in which q's own entropy has no part and nothing cancels. References:
 

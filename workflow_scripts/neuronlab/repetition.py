@@ -1,7 +1,7 @@
 """What is averaged of repeated sequences: positions that have a next token, at their places, within their documents.
 
 A place is a pair (copy, offset) as in repeats.parquet. A sequence's last position has no next token, hence no loss: it
-is averaged nowhere (METHODS, A defect 5), and neither is a position outside the copies.
+is averaged nowhere (METHODS A defect 5), and neither is a position outside the copies.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ made by the workflow and can be deleted.
 
 Tables are Parquet files with their provenance in the metadata. Layers, neurons and positions count from 0; losses,
 entropies and divergences are in nats; an effect is after minus before; `_low` and `_high` are the ends of an interval
-from a bootstrap over documents. A missing value is a null.
+from a bootstrap over documents. A missing value is a null. Formulas are in [docs/methods.md](../docs/methods.md), whose
+sections are meant by "METHODS C1" and the like.
 
 """
 

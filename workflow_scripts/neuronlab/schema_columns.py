@@ -20,7 +20,7 @@ class Column:
 
 Schema = dict[str, Column]
 
-# How the activation's replacement reaches the output (DESIGN: the algebra).
+# How the activation's replacement reaches the output (METHODS A2).
 VARIANTS = {
     "total": "through the direction written and through the final norm's scale",
     "direct": "with the final norm's scale frozen at its clean value",

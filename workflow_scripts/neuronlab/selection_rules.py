@@ -3,7 +3,7 @@
 A rule is a small function `(frame, parameters) -> frame`. The frame holds one row per neuron with the columns of
 neurons.parquet, `rho` at the k that the selection names, and `kurtosis` of the activation where statistics are given;
 it comes back filtered, in the rule's order, the strongest first. Rules search the last layer unless `layer_min` says
-otherwise, because that is where effects are exact (DESIGN). Ties are broken by layer and neuron.
+otherwise, because that is where effects are exact (METHODS A2). Ties are broken by layer and neuron.
 
 A selection is a mapping of parameters from the configuration, with its rule's name under `rule`. What does not fit is
 refused with the key that is at fault, `selections.<set>.<key>`.

@@ -170,7 +170,7 @@ def mediated_fraction(
 def wilson_interval(successes: Num[Array, "..."], n: Num[Array, "..."], level: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion, elementwise; NaN where n is 0.
 
-    Unlike p +- z sd it stays within [0, 1] and has width at p = 0 (METHODS, B defect 11).
+    Unlike p +- z sd it stays within [0, 1] and has width at p = 0 (METHODS B defect 11).
 
     Raises:
         StatisticsError: unless 0 <= successes <= n and 0 < level < 1.

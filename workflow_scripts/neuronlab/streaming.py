@@ -30,7 +30,7 @@ class Moments:
     """Count, mean, central power sums M2, M3, M4, minimum and maximum of every neuron, batch by batch.
 
     Batches are merged by the pairwise update of Chan et al. and Pébay, which has no cancellation between
-    large sums: study B's standard deviations overflowed for want of it (METHODS, B defect 2).
+    large sums: study B's standard deviations overflowed for want of it (METHODS B defect 2).
     """
 
     def __init__(self, n_neurons: int) -> None:

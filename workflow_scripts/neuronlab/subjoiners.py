@@ -8,7 +8,7 @@ in `subjoiner_statistics`.
 
 All sequences of a k are of one length, so that none is padded. Patterns are reduced as they pass, a layer in memory at
 a time. The examples are drawn by the seed among the words of the documents that did not choose the head that they
-show, and without a look at their attention (defect 7).
+show, and without a look at their attention (C defect 7).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ fall depends on how much text there is. Here a document's tokens depend on the d
 every token is known.
 
 Where BOS and EOS are one id (GPT-2's 50256), removing that id from the results removes the ends of documents with the
-BOS (METHODS, D defect). Study A's filter does so, and is what counts by default; `exclude_eos: false` tells the two
+BOS (METHODS D defect 2). Study A's filter does so, and is what counts by default; `exclude_eos: false` tells the two
 apart by position: the BOS that opens a sequence never counts, an EOS between documents does, with the token before it,
 whose target it is. Either way both stay in the sequence: what a position sees does not depend on what counts.
 

@@ -1,6 +1,6 @@
 """Rule `verify_ablation`: the closed form of this run against brute force, on a seeded sample; it must hold.
 
-Two tiers (METHODS' checklist c to e). 'readout': from the run's own residuals, norm, unembedding and softmax again in
+Two tiers (METHODS A2). 'readout': from the run's own residuals, norm, unembedding and softmax again in
 float64 for every pair. 'forward': the whole model in float64 with a hook on the activation, where it fits. Both take
 the kernel, precision and replacement values of the run. Pairs are drawn by stratum of |delta| |w|, so that the largest
 changes, where errors would show, are among them.

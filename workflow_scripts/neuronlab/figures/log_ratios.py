@@ -66,7 +66,7 @@ def shown_variants(variants: pl.DataFrame, replacement: str) -> pl.DataFrame:
 def ratios(states: pl.DataFrame, labels: pl.DataFrame, prompts: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
     """One row per selection, ratio and prompt: set, ratio, prompt, fact, label (clean), before, after (nats).
 
-    The competitor of ND is the clean model's, before and after (METHODS, B defect 7). Ratios of whole objects are left
+    The competitor of ND is the clean model's, before and after (METHODS B defect 7). Ratios of whole objects are left
     out where a log-probability is missing.
 
     Args:
