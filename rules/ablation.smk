@@ -199,8 +199,8 @@ rule select_token_frequency:
         "../envs/environment.yaml"
     threads: COMPUTE["threads"]
     resources:
-        mem_mb=memory("chosen"),
-        runtime=minutes("chosen"),
+        mem_mb=memory("frequency"),
+        runtime=minutes("frequency"),
         gpu=gpu("gpus"),
         gres=gpu("gres"),
     params:

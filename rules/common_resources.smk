@@ -17,6 +17,7 @@ BYTES_PER_WEIGHT = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 PROMPT_TOKENS = 32
 PARAREL_SIZE = 5000  # facts
 COUNTER_OBJECTS = 3  # per fact
+OF_SHARDS = ("tables", "frequency")  # kinds that read all shards
 
 
 @cache
@@ -82,6 +83,12 @@ def most_tokens(kind):
     }.get(kind)
 
 
+def frozen_pairs():
+    """(token, neuron) pairs of both halves' samples, once for the total effect and for each direction frozen."""
+    chosen = config["token_frequency"]
+    return 2 * chosen["tokens"] * chosen["candidates"] * (2 + chosen["directions"])
+
+
 def load_of(kind, model, wildcards):
     """What a job has to do, as `resource_plan.plan` takes it; None where sizes are unknown."""
     sizes = sizes_of(model)
@@ -100,7 +107,7 @@ def load_of(kind, model, wildcards):
         bytes_per_weight=BYTES_PER_WEIGHT[config["models"][base_model(model)]["dtype"]],
         sequences=sequences,
         sequence_length=sequence_length,
-        shards=shards if hasattr(wildcards, "shard") or kind == "tables" else 1,
+        shards=shards if hasattr(wildcards, "shard") or kind in OF_SHARDS else 1,
         replacements=changes_per_token(kind, model, sizes),
         neurons_per_tile=COMPUTE["neurons_per_tile"],
         tokens_per_chunk=COMPUTE["tokens_per_chunk"],
@@ -109,6 +116,7 @@ def load_of(kind, model, wildcards):
         threads=COMPUTE["threads"],
         n_heads=sizes.n_heads,
         most_tokens=most_tokens(kind),
+        pairs=frozen_pairs(),
     )
 
 

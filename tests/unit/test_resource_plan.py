@@ -119,7 +119,7 @@ MEASURED = {
     "trace_neurons": ("chosen", 2358, 42),
     "ablate_sets": ("sets", 906, 57),
     "clamp_neurons": ("chosen", 810, 33),
-    "select_token_frequency": ("chosen", 1104, 41),
+    "select_token_frequency": ("frequency", 1104, 41),
     "ablate_induction": ("chosen", 1029, 88),
     "decode_conflicts": ("decoding", 771, 29),
     "ablate_heads": ("heads", 796, 22),
@@ -234,6 +234,24 @@ def test_traces_of_a_long_text_are_planned_as_bounded() -> None:
     states = memory_terms("sets", long)["states"]
     assert 4 * 768 * 1_024_000 < states < 12 * 1_024_000 * 768
     assert memory_terms("sets", bounded)["states"] == states * 50_000 // 1_024_000
+
+
+def test_the_choice_of_token_frequency_neurons_by_hand() -> None:
+    """64 shards of 1,024 documents, N 28,672: three sums of all are 0.7 GB, held twice; a shard, 29 MB, twice."""
+    load = replace(LLAMA_70B, sequences=1024, sequence_length=199, shards=64, replacements=1)
+    found = table_terms("frequency", load)
+    assert found["sums"] == 2 * 1024 * 28672 * 3 * 8
+    assert found["shard"] == 2 * 16 * 28672 * 64
+    twice = table_terms("frequency", replace(load, sequences=10 * 1024))["sums"]
+    assert twice == 2 * 2 * GIB  # some neurons at a time
+    # A tile of the bootstrap is the least.
+    assert table_terms("frequency", replace(load, sequences=1000 * 1024))["sums"] == 2 * 1024_000 * 4096 * 3 * 8
+    # The model's part does not depend on the shards, and reads the whole text.
+    assert memory_terms("frequency", load) == memory_terms("frequency", replace(load, shards=1))
+    # Two halves of 1,024 tokens, 128 candidates, 99 directions and the log-unigram one.
+    seconds = time_terms("frequency", replace(load, pairs=2 * 1024 * 128 * 100, gpus=0))
+    assert seconds["kernel"] == pytest.approx(2 * 1024 * 128 * 100 * 128256 * 1.2e-9)
+    assert seconds["passes"] == time_terms("lens", replace(load, shards=1, gpus=0))["passes"]
 
 
 def test_an_unknown_kind_is_refused() -> None:

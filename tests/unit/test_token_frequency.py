@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from neuronlab.ablation import LastLayer, Tokens
 from neuronlab.ablation_shards import ablate_neurons
 from neuronlab.activations import measure_activations
 from neuronlab.direction_test import p_values
-from neuronlab.document_halves import HalvesError, read_sums, split_documents
+from neuronlab.document_halves import HalvesError, documents_of, parts_of, read_sums, split_documents
 from neuronlab.final_states import AblationInputs
 from neuronlab.frequency_cosine import measure_frequency_cosine
 from neuronlab.frozen_directions import Sample, draw_directions, draw_tokens, frozen_effects, gather
@@ -268,8 +269,8 @@ def test_documents_are_halved_without_overlap() -> None:
 def test_the_rule_end_to_end(run: Run) -> None:
     made = run.select("whole", level=1.0, published=[2, 9])
     frame, directions, selection = (made[name] for name in OUTPUTS)
-    sums = read_sums([run.folder / "shard.parquet"], "mean", 1, 48)
-    first, second = split_documents(sums.documents, run.inputs.seed)
+    found = documents_of([run.folder / "shard.parquet"], "mean", 1)
+    first, second = split_documents(found, run.inputs.seed)
     shard = read_table(run.folder / "shard.parquet", "ablation_shard").filter(pl.col("replacement") == "mean")
     for documents, kl, m in ((first, "te_kl", "m_freq"), (second, "te_kl_report", "m_freq_report")):
         half = (
@@ -316,6 +317,54 @@ def test_the_rule_end_to_end(run: Run) -> None:
     for kind in ("uniform", "norm_matched"):
         assert controls.filter(kind=kind)["neuron"].is_unique().all()
     assert read_provenance(run.folder / "whole" / "token_frequency.parquet")["outcome"] == "loss"
+
+
+def several_shards(run: Run, folder: Path, rng: np.random.Generator) -> list[Path]:
+    """The shard's rows with noise in three files, most documents in two of them; one file is empty."""
+    shard = read_table(run.folder / "shard.parquet", "ablation_shard")
+    paths = [folder / f"shard{i}.parquet" for i in range(4)]
+    for i, path in enumerate(paths):
+        part = shard.filter(pl.col("document") != i)
+        part = part.with_columns(pl.col("^.*_abs$") * pl.Series(rng.uniform(0.5, 2, len(part))))
+        write_table(part if i < 3 else part.clear(), path, "ablation_shard")
+    return paths
+
+
+def test_some_neurons_at_a_time_give_the_same_bytes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("statistics", "document_halves"):
+        monkeypatch.setattr(f"neuronlab.{module}.COLUMNS_PER_TILE", 8)
+    shards = several_shards(run, tmp_path, np.random.default_rng(0))
+    run.select("at_once", shards=shards)
+    monkeypatch.setattr("neuronlab.document_halves.SUMS_AT_ONCE", 2 * 8 * 3 * 3 * 8)  # two tiles: 16 neurons
+    assert parts_of(48, 3 * 3 * 8) == [slice(0, 16), slice(16, 32), slice(32, 48)]
+    run.select("in_parts", shards=shards)
+    for table in OUTPUTS:
+        one, two = (run.folder / name / f"{table}.parquet" for name in ("at_once", "in_parts"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_sums_over_several_shards_by_hand(run: Run, tmp_path: Path) -> None:
+    shards = several_shards(run, tmp_path, np.random.default_rng(1))
+    documents = documents_of(shards, "zero", 1)
+    assert documents.tolist() == [0, 1, 3]  # no token of document 2 counts
+    rows: dict[tuple[int, int], list[float]] = {}
+    tokens: dict[int, int] = {}
+    for path in shards:
+        for row in read_table(path, "ablation_shard").filter(replacement="zero").iter_rows(named=True):
+            rows.setdefault((row["document"], row["neuron"]), []).append(row["entropy_unigram_abs"])
+            if row["neuron"] == 0:
+                tokens[row["document"]] = tokens.get(row["document"], 0) + row["n_tokens"]
+    for part in (slice(None), slice(5, 20)):
+        sums = read_sums(shards, "zero", 1, 48, documents, part=part, outcomes=["entropy"])
+        assert set(sums.columns) == {"entropy_total_abs", "entropy_unigram_abs", "kl_total_abs"}
+        assert sums.counts.tolist() == [tokens[d] for d in (0, 1, 3)]
+        expected = [[math.fsum(rows[d, n]) for n in range(48)[part]] for d in (0, 1, 3)]
+        np.testing.assert_allclose(sums.columns["entropy_unigram_abs"], expected, rtol=1e-14)
+    # Rows in another order are the same sums.
+    mixed = read_table(shards[0], "ablation_shard").sample(fraction=1, shuffle=True, seed=3)
+    write_table(mixed, tmp_path / "mixed.parquet", "ablation_shard")
+    again = read_sums([tmp_path / "mixed.parquet", *shards[1:]], "zero", 1, 48, documents, outcomes=["entropy"])
+    np.testing.assert_array_equal(again.columns["kl_total_abs"][:, part], sums.columns["kl_total_abs"])
 
 
 def test_same_seed_same_bytes_another_seed_other_halves(run: Run) -> None:

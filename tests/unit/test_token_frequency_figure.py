@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from neuronlab.figures import token_frequency
 from neuronlab.schemas import SCHEMAS
-from neuronlab.traced_sample import TracedSample
 from neuronlab.tables import write_table
+from neuronlab.traced_sample import TracedSample
 
 WORLD = fake_tables.World(n_neurons=160, d_model=64)
 

@@ -15,10 +15,19 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from neuronlab.schemas import OUTCOMES
-from neuronlab.statistics import Interval, clustered_function_interval, clustered_interval, mediated_fraction
+from neuronlab.statistics import (
+    COLUMNS_PER_TILE,
+    Interval,
+    clustered_function_interval,
+    clustered_interval,
+    mediated_fraction,
+)
 from neuronlab.tables import read_table
 
 Array = np.ndarray
+SUMS_AT_ONCE = (
+    2 * 2**30
+)  # bytes of sums per (document, neuron) in memory, twice: with what rounding lost, or with half of them copied
 
 
 class HalvesError(ValueError):
@@ -61,32 +70,150 @@ class Sums:
         )
 
 
-def read_sums(shards: Sequence[str | Path], replacement: str, layer: int, neurons: int) -> Sums:
-    """The shards' sums of one replacement, documents in order.
+def documents_of(shards: Sequence[str | Path], replacement: str, layer: int) -> Int[Array, " documents"]:
+    """Documents that the shards hold sums of, in order.
+
+    Raises:
+        TableError: a shard is truncated or has other columns.
+        HalvesError: no shard holds the replacement.
+    """
+    found: set[int] = set()
+    for path in shards:
+        rows = _rows_of(path, replacement, layer, ())
+        found.update(rows["document"].unique().to_list())
+    if not found:
+        raise _incomplete(replacement, layer)
+    return np.array(sorted(found), dtype=np.int32)
+
+
+def read_sums(
+    shards: Sequence[str | Path],
+    replacement: str,
+    layer: int,
+    neurons: int,
+    documents: Int[Array, " documents"],
+    *,
+    part: slice = slice(None),
+    outcomes: Sequence[str] = tuple(OUTCOMES),
+) -> Sums:
+    """The shards' sums of one replacement, documents in order; one shard in memory at a time.
+
+    Additions are compensated (Kahan), so that the order of many shards hardly matters.
+
+    Args:
+        neurons: of the layer.
+        documents: all that the shards hold (see `documents_of`).
+        part: neurons whose sums are kept.
+        outcomes: whose sums are kept, beside those that `Sums.te_kl` needs.
 
     Raises:
         TableError: a shard is truncated or has other columns.
         HalvesError: shards that lack the replacement, or neurons for a document.
     """
-    wanted = [f"{outcome}_{variant}_abs" for outcome in OUTCOMES for variant in ("total", "unigram")]
-    frames = [
-        read_table(path, "ablation_shard")
-        .filter(pl.col("replacement") == replacement, pl.col("layer") == layer)
-        .select("document", "neuron", "n_tokens", *wanted)
-        for path in shards
-    ]
-    rows = pl.concat(frames).group_by("document", "neuron").sum().sort("document", "neuron")
-    documents = rows["document"].unique().sort().to_numpy()
-    whole = len(documents) > 0 and np.array_equal(
-        rows["neuron"].to_numpy(), np.tile(np.arange(neurons, dtype=np.int32), len(documents))
+    wanted = sum_columns(outcomes)
+    shape = (len(documents), len(range(neurons)[part]))
+    columns, lost = ({name: np.zeros(shape) for name in wanted} for _ in range(2))
+    counts = np.zeros(len(documents), dtype=np.int64)
+    for path in shards:
+        rows = _rows_of(path, replacement, layer, ("neuron", "n_tokens", *wanted))
+        here = rows["document"].unique().sort().to_numpy()
+        if not _in_order(rows, here, neurons):
+            rows = rows.sort("document", "neuron")
+        if not _in_order(rows, here, neurons):
+            raise _incomplete(replacement, layer)
+        place = np.searchsorted(documents, here)
+        counts[place] += rows["n_tokens"].to_numpy().reshape(-1, neurons)[:, 0]
+        for name in wanted:
+            before = columns[name][place]
+            added = rows[name].to_numpy().reshape(-1, neurons)[:, part] - lost[name][place]
+            columns[name][place] = after = before + added
+            lost[name][place] = (after - before) - added
+    return Sums(documents, counts, columns)
+
+
+def sum_columns(outcomes: Sequence[str]) -> list[str]:
+    """Columns of a shard that `Sums` needs for some outcomes."""
+    names = [f"{outcome}_{variant}_abs" for outcome in outcomes for variant in ("total", "unigram")]
+    return list(dict.fromkeys([*names, "kl_total_abs"]))
+
+
+def _rows_of(path: str | Path, replacement: str, layer: int, columns: Sequence[str]) -> pl.DataFrame:
+    """Some columns of a shard beside the document, for one replacement."""
+    read = read_table(path, "ablation_shard", ["replacement", "layer", "document", *columns])
+    return read.filter(pl.col("replacement") == replacement, pl.col("layer") == layer).drop("replacement", "layer")
+
+
+def _in_order(rows: pl.DataFrame, documents: Int[Array, " documents"], neurons: int) -> bool:
+    """Whether there is a row for every document and, within it, every neuron, in this order."""
+    if len(rows) != len(documents) * neurons:
+        return False
+    document, neuron = (rows[name].to_numpy().reshape(-1, neurons) for name in ("document", "neuron"))
+    return bool((document == documents[:, None]).all() and (neuron == np.arange(neurons, dtype=np.int32)).all())
+
+
+def _incomplete(replacement: str, layer: int) -> HalvesError:
+    return HalvesError(
+        f"the ablation's shards do not hold replacement '{replacement}' for all neurons of layer {layer} and every "
+        "document: delete them, run again"
     )
-    if not whole:
-        raise HalvesError(
-            f"the ablation's shards do not hold replacement '{replacement}' for all {neurons} neurons of layer {layer} "
-            "and every document: delete them, run again"
-        )
-    blocks = {name: rows[name].to_numpy().reshape(len(documents), neurons) for name in ("n_tokens", *wanted)}
-    return Sums(documents, blocks.pop("n_tokens")[:, 0], blocks)
+
+
+@dataclass(frozen=True)
+class HalvesEffects:
+    """Effects of every neuron: means over the selecting half, means with intervals over the reporting half."""
+
+    te_kl: Float[Array, " neurons"]
+    m_freq: Float[Array, " neurons"]
+    te_kl_report: Interval
+    m_freq_report: Interval
+
+
+def effects_of_halves(
+    shards: Sequence[str | Path],
+    replacement: str,
+    layer: int,
+    neurons: int,
+    halves: tuple[Array, Array],
+    outcome: str,
+    *,
+    te_floor: float,
+    weights: Float[Array, "resamples documents"],
+    level: float,
+) -> HalvesEffects:
+    """What `Sums` tells of both halves, for some neurons at a time where all would be more than `SUMS_AT_ONCE`.
+
+    Neurons do not depend on each other, and parts end where the bootstrap's tiles do: their number changes no bit.
+
+    Args:
+        halves: documents that select and documents that report.
+        weights: of the bootstrap over those that report.
+
+    Raises:
+        TableError, HalvesError: see `read_sums`.
+    """
+    found = []
+    documents = np.sort(np.concatenate(halves))
+    for part in parts_of(neurons, len(documents) * len(sum_columns([outcome])) * 8):
+        sums = read_sums(shards, replacement, layer, neurons, documents, part=part, outcomes=[outcome])
+        first = sums.of(halves[0])
+        means = first.te_kl(), first.m_freq(outcome, te_floor)
+        del first
+        second = sums.of(halves[1])
+        del sums
+        intervals = second.te_kl_interval(weights, level), second.m_freq_interval(outcome, te_floor, weights, level)
+        found.append((*means, *intervals))
+    te_kl, m_freq, te_kl_report, m_freq_report = zip(*found, strict=True)
+    return HalvesEffects(np.concatenate(te_kl), np.concatenate(m_freq), _joined(te_kl_report), _joined(m_freq_report))
+
+
+def parts_of(neurons: int, bytes_per_neuron: int) -> list[slice]:
+    """Slices of whole tiles of the bootstrap whose sums fit into `SUMS_AT_ONCE`; one tile at least."""
+    step = COLUMNS_PER_TILE * max(1, SUMS_AT_ONCE // (COLUMNS_PER_TILE * bytes_per_neuron))
+    return [slice(start, min(start + step, neurons)) for start in range(0, neurons, step)]
+
+
+def _joined(parts: Sequence[Interval]) -> Interval:
+    return Interval(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("estimate", "low", "high")))
 
 
 def split_documents(documents: Int[Array, " documents"], seed: int) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ KINDS = {
     "ablation": "effects of all last-layer neurons at every token of a shard, in closed form",
     "chosen": "the same of chosen neurons: traces, doses, synthetic controls",
     "sets": "the same of sets of neurons, with the proof by a float64 copy of the model, if it fits",
+    "frequency": "token-frequency neurons: all shards' sums, then candidates with directions frozen on a sample",
     "decoding": "greedy continuations of a shard's prompts under many variants of the last layer",
     "answers": "one greedy continuation of every fact's query",
     "layers": "deleted, averaged and swapped layers: one clean pass, then what is left of each changed one; with proof",
@@ -31,6 +32,9 @@ TOKENS_PER_DOCUMENT = 200  # tables have rows per document; texts of shorter doc
 CHOSEN = 256  # neurons of all selections and their controls
 TRACED, TRACE_COLUMNS = 120, 30  # neurons that are traced token by token, and columns of that table
 SUM_COLUMNS = 32  # of a shard's table (`schemas`, "ablation_shard")
+FREQUENCY_COLUMNS = 3  # of sums that token-frequency neurons are chosen by
+SHARD_ROW = 64  # bytes of a row of a shard in memory, of these columns and those that say whose they are
+DIRECTIONS = 100  # logit directions that are frozen
 RESAMPLES = 1000  # of the bootstrap
 HEAD_WIDTH = 64  # the narrowest heads in use: as many attention matrices as there can be
 NEW_TOKENS = 10  # of an answer
@@ -51,6 +55,7 @@ class Load:
         threads: of the job, without a GPU.
         n_heads: of a layer; None for as many as there can be.
         most_tokens: of the text that a job keeps rows (traces) or states (sets) of; None for all.
+        pairs: (token, neuron) of a sample, for each direction that is frozen there.
     """
 
     parameters: int
@@ -70,6 +75,7 @@ class Load:
     threads: int = 1
     n_heads: int | None = None
     most_tokens: int | None = None
+    pairs: int = 0
 
 
 def mine(load: Load) -> int:

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 from neuronlab.resource_load import (
     CHOSEN,
+    DIRECTIONS,
     FLOAT32,
     FLOAT64,
+    FREQUENCY_COLUMNS,
     RESAMPLES,
+    SHARD_ROW,
     SUM_COLUMNS,
     TRACE_COLUMNS,
     TRACED,
@@ -32,6 +35,8 @@ ROWS_IN_FLOAT64 = 256  # of U made float64 at a time (`kernels.interface.BLOCK`)
 COLUMNS_IN_FLOAT64 = 8192  # of W_U made float64 at a time (`kernels.interface.COLUMNS`)
 CLEAN_ARRAYS = 8  # float64 [tokens, V] of a chunk's clean read-out alive at once: z, logits, lp, p, their temporaries
 SUMS_AT_ONCE = 4 * 2**30  # of the shards' sums (`effects.SUMS_AT_ONCE`)
+HALVES_AT_ONCE = 2 * 2**30  # of those by which halves are compared (`document_halves.SUMS_AT_ONCE`)
+BOOTSTRAP_TILE = 4096  # neurons resampled at a time (`statistics.COLUMNS_PER_TILE`)
 EFFECT_ARRAYS = 64  # float64 [tokens, neurons] of a chunk: factors, effects, and the columns that are summed
 HEAD_READINGS = 40  # float32 kept for every position, set and method: measures and activations of neurons
 TABLE_COPIES = 3  # of sums and traces: as they are collected or read, as a frame, as the writer or a figure holds them
@@ -93,6 +98,8 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
     """
     if kind in WITHOUT_MODEL:
         return {}
+    if kind == "frequency":
+        load = replace(load, shards=1)
     single = load.d_model * load.d_vocab * FLOAT32
     tile = min(load.neurons_per_tile, load.d_mlp)
     terms = {"weights": load.parameters * load.bytes_per_weight, "modules": LOADED}
@@ -102,11 +109,13 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
         # or the singular directions.
         return terms | {"read-out": 3 * single, "work": block + max(last_layer_bytes(load), spectrum_bytes(load))}
     terms |= {"read-out": readout_bytes(load), "last layer": last_layer_bytes(load), "pass": pass_bytes(load)}
-    if kind in ("ablation", "chosen", "sets"):
+    if kind in ("ablation", "chosen", "sets", "frequency"):
         neurons = tile if kind == "ablation" else min(tile, CHOSEN)
         terms |= {"U": tile_bytes(load, neurons), "chunk": chunk_bytes(load, neurons)}
         if kind == "sets":  # residuals, what a norm after the MLP was given, and changes of activation
             terms["states"] = kept_tokens(load) * (2 * load.d_model * FLOAT32 + CHOSEN * FLOAT64)
+        if kind == "frequency":  # directions, as drawn and joined; the row space of W_U
+            terms |= {"directions": 3 * DIRECTIONS * load.d_vocab * FLOAT64, "row space": spectrum_bytes(load)}
     elif kind == "forward":
         terms |= {"U": tile_bytes(load, min(tile, ROWS_IN_FLOAT64)), "chunk": chunk_bytes(load, 0)}
     elif kind == "decoding":
@@ -131,7 +140,7 @@ def memory_terms(kind: str, load: Load, copied: bool = False) -> dict[str, int]:
     if copied:  # with a pass of its own and, for sets, a last layer
         terms["copy"] = load.parameters * FLOAT64 + pass_bytes(replace(load, bytes_per_weight=FLOAT64))
         terms["copy"] += readout_bytes(load) + last_layer_bytes(load) if kind == "sets" else 0
-    if load.gpus and kind in ("ablation", "chosen", "sets", "decoding"):
+    if load.gpus and kind in ("ablation", "chosen", "sets", "frequency", "decoding"):
         terms["kernel"] = KERNEL_ON_GPU
     return terms
 
@@ -158,6 +167,8 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     terms = {"libraries": PYTHON + SNAKEMAKE, "text": text, "statistics": statistics}
     if kind == "ablation":
         terms["sums"] = sums
+    if kind == "frequency":
+        terms |= frequency_terms(load)
     if kind == "chosen":
         terms["traces"] = traces
     if kind == "sets":  # scores of every token, before and after recalibration
@@ -167,3 +178,17 @@ def table_terms(kind: str, load: Load) -> dict[str, int]:
     if kind == "decoding":
         terms["entropies"] = mine(load) * load.replacements * 40
     return terms
+
+
+def frequency_terms(load: Load) -> dict[str, int]:
+    """Sums of both halves: one shard as it is read and filtered; and twice the sums of all documents or, where that is
+    too much, of some of the neurons: with what rounding lost, then with a half copied."""
+    found = load.shards * documents(load)  # at most: a document may lie in several shards
+    each = found * FREQUENCY_COLUMNS * FLOAT64
+    sums = min(each * load.d_mlp, max(HALVES_AT_ONCE, each * min(BOOTSTRAP_TILE, load.d_mlp)))
+    return {
+        "shard": 2 * documents(load) * load.d_mlp * load.replacements * SHARD_ROW,
+        "sums": 2 * sums,
+        "bootstrap": 4 * RESAMPLES * BOOTSTRAP_TILE * FLOAT64,
+        "covariance": spectrum_bytes(load),
+    }

@@ -48,7 +48,7 @@ def pass_flops(load: Load, places: int) -> float:
 def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
     """Seconds of reading and computing, by what they are for; arguments as for `memory_terms`."""
     d, V, N, L = load.d_model, load.d_vocab, load.d_mlp, load.n_layers
-    places = mine(load) * load.sequence_length
+    places = (load.sequences if kind == "frequency" else mine(load)) * load.sequence_length
     on_gpu = load.gpus > 0
 
     def flops(number: float, width: int) -> float:
@@ -78,6 +78,11 @@ def time_terms(kind: str, load: Load, copied: bool = False) -> dict[str, float]:
     elif kind in ("chosen", "sets"):
         terms |= {"passes": 2 * one_pass, "read-out": readout, "U": flops(2.0 * CHOSEN * d * V, 8)}
         terms["kernel"] = load.replacements * elementwise(places * CHOSEN * V, 4 * CPU_KERNEL, 4 * GPU_KERNEL_BYTES)
+    elif kind == "frequency":
+        numbers = load.shards * documents(load) * N * load.replacements * SUM_COLUMNS
+        terms |= {"reading": numbers * 20e-9, "bootstrap": 2 * RESAMPLES * numbers / 15e9 / load.replacements}
+        terms |= {"passes": one_pass, "U": flops(2.0 * CHOSEN * d * V, 8), "spectra": flops(40.0 * d**3, 8)}
+        terms["kernel"] = elementwise(load.pairs * V, CPU_KERNEL, GPU_KERNEL_BYTES)
     elif kind == "ablation":
         batches = math.ceil(mine(load) / load.batch_size) if load.neurons_per_tile < N else 1
         terms |= {"passes": 2 * one_pass, "read-out": readout}  # two: "resample" reads the donors

@@ -14,7 +14,7 @@ import glob
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -103,15 +103,15 @@ def _remove_leftovers(path: Path) -> None:
             leftover.unlink()
 
 
-def check_frame(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Return `frame` with the columns of schema `name` in order and in type.
+def check_frame(frame: pl.DataFrame, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return `frame` with the columns of schema `name`, or with some of them, in order and in type.
 
     Raises:
         TableError: for a missing or surplus column, a type that does not cast without loss, a missing value
             in a column that may not hold any, or a NaN or infinity in a column of floats (missing values
             are nulls here: a NaN is a defect that got out).
     """
-    schema = SCHEMAS[name]
+    schema = SCHEMAS[name] if columns is None else {column: SCHEMAS[name][column] for column in columns}
     missing, surplus = schema.keys() - set(frame.columns), set(frame.columns) - schema.keys()
     if missing or surplus:
         raise TableError(f"table '{name}': missing columns {sorted(missing)}, surplus columns {sorted(surplus)}")
@@ -144,8 +144,11 @@ def write_table(frame: pl.DataFrame, path: str | Path, name: str, provenance: Pr
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
 
-def read_table(path: str | Path, name: str) -> pl.DataFrame:
+def read_table(path: str | Path, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Read a table and check that it is one of schema `name`.
+
+    Args:
+        columns: read these alone, in this order.
 
     Raises:
         TableError: if the file is missing, truncated, not Parquet, or has other columns; the message says
@@ -158,14 +161,14 @@ def read_table(path: str | Path, name: str) -> pl.DataFrame:
         # `pq.read_table` would import pandas, which takes longer than the reading. Without the pages' checksums most
         # wrong bits would be read as numbers.
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            frame = pl.from_arrow(file.read())
+            frame = pl.from_arrow(file.read(columns=None if columns is None else list(columns)))
     except Exception as error:  # pyarrow raises many types for a damaged file
         raise TableError(
             f"{path}: not a readable Parquet file ({error}); delete it and run the workflow again"
         ) from error
     assert isinstance(frame, pl.DataFrame)
     try:
-        return check_frame(frame, name)
+        return check_frame(frame, name, columns)
     except TableError as error:
         raise TableError(f"{path}: {error}; it may stem from another version: delete it and run again") from error
 

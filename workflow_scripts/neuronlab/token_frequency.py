@@ -36,7 +36,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from neuronlab.direction_test import compare_with_null
-from neuronlab.document_halves import read_sums, split_documents
+from neuronlab.document_halves import documents_of, effects_of_halves, split_documents
 from neuronlab.final_states import AblationInputs
 from neuronlab.schemas import OUTCOMES, SCHEMAS
 from neuronlab.selection import KINDS, draw_controls
@@ -107,9 +107,10 @@ def select_token_frequency(
     cosines, weights = read_table(frequency_cosine, "frequency_cosine"), read_table(neurons, "neurons")
     setup = inputs.set_up([replacement or inputs.replacements[0]])
     layer = setup.last.layer
-    sums = read_sums(shards, setup.replacements[0].name, layer, setup.last.neurons)
+    replaced = setup.replacements[0].name
+    documents = documents_of(shards, replaced, layer)
     made = {**(provenance or {}), "kernel": setup.last.kernel, "outcome": outcome}
-    if len(sums.documents) < 2:
+    if len(documents) < 2:
         print(
             "WARNING: no token-frequency neurons: the text has one document, but half of the documents select and the "
             "other half report; use a text of several documents",
@@ -119,25 +120,34 @@ def select_token_frequency(
             empty = {column: spec.dtype for column, spec in SCHEMAS[name].items()}
             write_table(pl.DataFrame(schema=empty), path, name, made)
         return
-    halves = split_documents(sums.documents, inputs.seed)
-    first, second = (sums.of(documents) for documents in halves)
-    te_kl, m_freq = first.te_kl(), first.m_freq(outcome, te_floor)
+    halves = split_documents(documents, inputs.seed)
+    effects = effects_of_halves(
+        shards,
+        replaced,
+        layer,
+        setup.last.neurons,
+        halves,
+        outcome,
+        te_floor=te_floor,
+        weights=bootstrap_weights(len(halves[1]), resamples, inputs.seed),
+        level=interval_level,
+    )
+    te_kl, m_freq = effects.te_kl, effects.m_freq
     chosen = choose_candidates(te_kl, m_freq, candidates)
     tested = compare_with_null(
         setup, chosen, halves, outcome, inputs=inputs, directions=directions, tokens=tokens, te_floor=te_floor
     )
     frame = pl.DataFrame({"layer": np.full(len(te_kl), layer), "neuron": np.arange(len(te_kl))})
     frame = frame.cast(pl.Int32).join(cosines, on=PLACE, how="left", maintain_order="left")
-    resampled = bootstrap_weights(len(second.documents), resamples, inputs.seed)
     frame = frame.with_columns(
         te_kl=te_kl,
         m_freq=missing(m_freq),
         candidate=np.isin(np.arange(len(te_kl)), chosen),
-        n_documents_selection=pl.lit(len(first.documents)),
-        n_documents_report=pl.lit(len(second.documents)),
+        n_documents_selection=pl.lit(len(halves[0])),
+        n_documents_report=pl.lit(len(halves[1])),
         published=np.isin(np.arange(len(te_kl)), list(published)),
-        **interval_columns("te_kl_report", second.te_kl_interval(resampled, interval_level)),
-        **interval_columns("m_freq_report", second.m_freq_interval(outcome, te_floor, resampled, interval_level)),
+        **interval_columns("te_kl_report", effects.te_kl_report),
+        **interval_columns("m_freq_report", effects.m_freq_report),
         **{name: spread(chosen, values, len(te_kl)) for name, values in tested.columns().items()},
     )
     frame = mark_selected(frame, spread(chosen, tested.m, len(te_kl)), level, count)
