@@ -26,6 +26,9 @@ install_import_hook([f"neuronlab.{name}" for name in CHECKED], "beartype.beartyp
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# Where triton is installed, its kernels run on the CPU, by the interpreter; TRITON_INTERPRET=0 tests them on a GPU.
+# Triton reads this when it is imported, which other libraries do, too.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(os.environ.get("NEURONLAB_SHARED", Path(__file__).parents[2].parent / "shared"))
 ARCHITECTURES = ("gpt2", "gpt_neox", "llama", "mistral", "phi", "qwen2", "gemma2")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from neuronlab import ablation
 from neuronlab.ablation import (
     AblationError,
     LastLayer,
@@ -168,6 +169,28 @@ def test_kernel_choice(tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
     assert "device cuda" in capsys.readouterr().err
     with pytest.raises(AblationError, match=r"compute\.kernel is 'fast'"):
         choose_kernel("fast", plain, cpu)
+
+
+def test_triton_is_refused_where_it_cannot_run(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, capped = tiny_model("gpt2").readout(), tiny_model("gemma2").readout()
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(ablation, "find_spec", lambda name: None)
+    with pytest.raises(AblationError, match=r"compute\.kernel is 'triton', but Python finds no package triton"):
+        choose_kernel("triton", plain, cuda)
+    monkeypatch.setattr(ablation, "find_spec", lambda name: name)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for readout in (plain, capped):
+        with pytest.raises(AblationError, match=r"needs a CUDA device.* on cpu here: set compute\.device to cuda"):
+            choose_kernel("triton", readout, cpu)
+    capsys.readouterr()
+    assert choose_kernel("triton", plain, cuda) == "triton"
+    assert not capsys.readouterr().err
+    assert choose_kernel("triton", capped, cuda) == "torch"
+    assert "kernel 'torch' instead of triton, because of a softcap" in capsys.readouterr().err
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_kernel("triton", plain, cpu) == "triton"
 
 
 # Not Gemma-2: a norm after the MLP moves there as for the neuron's own direction, so there is no residual to build.

@@ -68,6 +68,7 @@ def test_a_misspelt_key_is_refused_with_its_nearest_name(path, nearest):
             {"rule": "top_rho", "count": 1},
             "selections.token_frequency: the name is taken",
         ),
+        ("compute", {"kernel": "triton", "device": "cpu"}, "compute.kernel: triton needs a CUDA device, but .* is cpu"),
         ("ablation.trace", ["entropi"], "ablation.trace: no selection 'entropi'; did you mean 'entropy'"),
     ],
 )

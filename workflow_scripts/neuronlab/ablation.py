@@ -17,9 +17,11 @@ w = gamma w_raw, the residual moves by a M + b w, a = dpi, b = delta (pi + dpi),
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +33,7 @@ from neuronlab.readout import Readout
 from neuronlab.readout import readout_dtype as readout_dtype
 from neuronlab.schemas import RANK_VARIANTS, VARIANTS
 
-KERNELS = ("auto", "numba", "torch", "brute_force")
+KERNELS = ("auto", "numba", "torch", "triton", "brute_force")
 RANKED = tuple(list(VARIANTS).index(name) for name in RANK_VARIANTS)
 TORCH_BUDGET = {"cpu": 32 * 2**20, "cuda": 4 * 2**30}  # bytes of temporaries; small ones stay in a CPU's cache
 
@@ -50,7 +52,7 @@ class LastLayer:
         w: output directions: centred for LayerNorm, gain of a norm after the MLP folded in.
         raw: output weights as the forward pass has them.
         reference: unigram distribution and direction.
-        kernel: "numba", "torch" or "brute_force".
+        kernel: "numba", "torch", "triton" or "brute_force".
         dtype: of the kernel.
         threads: of the numba kernel; changes no bit.
     """
@@ -93,27 +95,47 @@ class Tokens:
 def choose_kernel(kernel: str, readout: Readout, device: torch.device) -> str:
     """The kernel that runs: "auto" is numba on the CPU where the algebra needs no extra term, torch elsewhere.
 
-    Falls back from numba to torch, loudly, where there is a softcap, a norm after the MLP, or a GPU.
+    Falls back from numba and triton to torch, loudly, where there is a softcap or a norm after the MLP, and from numba
+    on a GPU.
 
     Raises:
-        AblationError: for a kernel that does not exist.
+        AblationError: for a kernel that does not exist, and for triton where it cannot run.
     """
     if kernel not in KERNELS:
         raise AblationError(f"compute.kernel is '{kernel}'; it must be one of {', '.join(KERNELS)}")
     plain = readout.softcap is None and readout.post_gain is None
-    possible = plain and device.type == "cpu"
+    possible = {"numba": plain and device.type == "cpu", "triton": plain}
+    if kernel == "triton":
+        _check_triton(device)
     if kernel == "auto":
-        chosen = "numba" if possible else "torch"
-    elif kernel == "numba" and not possible:
-        chosen = "torch"
+        chosen = "numba" if possible["numba"] else "torch"
     else:
-        chosen = kernel
-    if chosen != "numba" and (kernel == "numba" or not plain):
+        chosen = kernel if possible.get(kernel, True) else "torch"
+    if chosen not in possible and (kernel in possible or not plain):
         reason = f"device {device.type}" if plain else "a softcap on the logits or a norm after the MLP"
-        print(f"WARNING: kernel '{chosen}' instead of numba, because of {reason}: slower", file=sys.stderr)
+        fast = kernel if kernel in possible else "numba"
+        print(f"WARNING: kernel '{chosen}' instead of {fast}, because of {reason}: slower", file=sys.stderr)
     if chosen == "brute_force":
         print("WARNING: effects by brute force: two orders of magnitude slower", file=sys.stderr)
     return chosen
+
+
+def _check_triton(device: torch.device) -> None:
+    """Refuse the triton kernel where it cannot run. Its interpreter, for tests, runs on a CPU.
+
+    Raises:
+        AblationError: with what is missing.
+    """
+    if find_spec("triton") is None:
+        raise AblationError(
+            "compute.kernel is 'triton', but Python finds no package triton here. It comes with torch's builds for "
+            "CUDA on Linux; install such a build, or set compute.kernel to auto"
+        )
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise AblationError(
+            f"compute.kernel is 'triton', which needs a CUDA device, but effects are computed on {device.type} here: "
+            "set compute.device to cuda where there is one, or compute.kernel to auto"
+        )
 
 
 @dataclass(frozen=True)
@@ -271,6 +293,10 @@ def run_kernel(
             clean, lines, factors, reference=last.reference, ranked=ranked, threads=last.threads
         )
     budget = TORCH_BUDGET.get(last.device.type, TORCH_BUDGET["cpu"])
+    if last.kernel == "triton":
+        from neuronlab.kernels import triton_kernel  # triton is not everywhere
+
+        return triton_kernel.effects(clean, lines, factors, reference=last.reference, ranked=ranked, budget=budget)
     return torch_kernel.effects(clean, lines, factors, reference=last.reference, ranked=ranked, budget=budget)
 
 

@@ -198,6 +198,12 @@ def _check_values(config: Config) -> None:
             f"configuration: dose_response.values: {list(values)} does not increase; list finite values, every one "
             "once, the smallest first"
         )
+    compute = config.get("compute", {})
+    if compute.get("kernel") == "triton" and compute.get("device") in ("cpu", "mps"):
+        raise ConfigError(
+            f"configuration: compute.kernel: triton needs a CUDA device, but compute.device is {compute['device']}; "
+            "set that to auto or cuda, or compute.kernel to auto"
+        )
     induction = config.get("induction", {})
     for heads in induction.get("heads", {}).get("sets", []):
         named = heads.split("+")
