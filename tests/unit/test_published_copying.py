@@ -16,7 +16,7 @@ from neuronlab.published_models import COPYING_MODELS, VALUES, published_models
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import check_frame, read_table, write_table
 
-# METHODS B5 and B2, typed from the text: (model, measure, replacement, value, mean of the control sets).
+# What study B printed (METHODS B5, B2), typed anew: (model, measure, replacement, value, mean of the control sets).
 PRINTED = [
     ("gpt2", "gts", "mean+3sd", 7.8, None),
     ("gpt2", "gts", "mode", 93.8, None),
