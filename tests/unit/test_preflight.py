@@ -19,7 +19,7 @@ from neuronlab.documents import TextSpec
 from neuronlab.fact_files import FactError
 from neuronlab.fetching import fetch_model
 from neuronlab.model_files import ModelSpec
-from neuronlab.preflight import PreflightError, preflight, results_bytes
+from neuronlab.preflight import ANSWER_BYTES, PreflightError, preflight, results_bytes
 from neuronlab.preflight_models import Finding
 from neuronlab.used_inputs import unused_models, used_facts, used_models, used_texts
 from snakemake.utils import validate
@@ -444,7 +444,7 @@ def test_too_little_disk(fake, check, monkeypatch):
     config["context_copying"] = {"models": ["demo"], "facts": ["known"]}
     _, problems = check(config)
     (problem,) = problems
-    assert problem.startswith("disk: 5.00 GB are to be fetched and results may take 0.02 GB; ")
+    assert problem.startswith("disk: 5.00 GB are to be fetched and results may take 0.16 GB; ")
     assert problem.endswith("has 1.00 GB free: make room, or run the workflow on another disk (--directory)")
 
 
@@ -464,6 +464,28 @@ def test_results_of_the_default_run_are_estimated_within_a_factor_of_two():
     config = complete(yaml.safe_load((SCHEMA.parent / "config.yaml").read_text()))
     found = [Finding("model", name, d_mlp=1024) for name in used_models(config)]
     assert 487e6 / 2 < results_bytes(found, config) < 487e6 * 2
+
+
+def test_answers_under_ablation_are_estimated():
+    """Of 300 facts and 3 counter-objects; one set and 9 controls, at two values, and the clean answer."""
+    config = complete(
+        {
+            "models": {"one": {"source": "demo"}},
+            "facts": {"known": {"source": "demo", "max_facts": 300}},
+            "selections": {"s": {"rule": "top_rho", "count": 1}, "other": {"rule": "top_rho", "count": 2}},
+            "context_copying": {
+                "models": ["one"],
+                "facts": ["known"],
+                "selections": ["s"],
+                "replacements": ["mean", "zero"],
+                "controls": {"uniform": 2, "norm_matched": 3, "synthetic": 4},
+            },
+        }
+    )
+    without = results_bytes([], config | {"context_copying": config["context_copying"] | {"models": []}})
+    assert results_bytes([], config) - without == 300 * 3 * 21 * ANSWER_BYTES
+    config["selections"]["s"]["models"] = ["another"]
+    assert results_bytes([], config) - without == 300 * 3 * 1 * ANSWER_BYTES
 
 
 def test_the_same_problem_of_two_revisions_is_listed_once(fake, check):

@@ -27,11 +27,14 @@ from neuronlab.used_inputs import unused_models
 
 LOOK_UPS = 8  # questions to the hub at a time
 # Bytes on disk, measured on the default run: of a row of effects (document, neuron, replacement) and of a traced effect
-# (token, neuron); documents that a sequence touches, traced neurons; everything else of a model on a text.
-EFFECT_BYTES, TRACE_BYTES = 230, 115
+# (token, neuron), of an answer under ablation (prompt, variant); documents that a sequence touches, traced neurons; facts
+# where their number is not known, everything else of a model on a text.
+EFFECT_BYTES, TRACE_BYTES, ANSWER_BYTES = 230, 115, 5
 DOCUMENTS_PER_SEQUENCE, TRACED = 2.5, 110
+FACTS = 5000
 OTHER_BYTES = 20_000_000
 UNKNOWN_D_MLP = 16384
+CONTROL_KINDS = ("uniform", "norm_matched", "synthetic")
 UNREACHABLE = "hub unreachable"
 
 
@@ -136,8 +139,24 @@ def results_bytes(found: Sequence[Finding], config: Mapping[str, Any]) -> int:
         for text in study["texts"]:
             sequences, length = (config["texts"][text][key] for key in ("sequences", "sequence_length"))
             effects = DOCUMENTS_PER_SEQUENCE * sequences * (d_mlp.get(model) or UNKNOWN_D_MLP) * replacements
-            total += int(effects * EFFECT_BYTES + sequences * length * TRACED * TRACE_BYTES)
+            tokens = min(sequences * length, config["ablation"]["traced_tokens"])
+            total += int(effects * EFFECT_BYTES + tokens * TRACED * TRACE_BYTES)
+    study = config["context_copying"]
+    for model in study["models"]:
+        for facts in study["facts"]:
+            prompts = study["counters"] * (config["facts"][facts].get("max_facts") or FACTS)
+            prompts = min(prompts, study["max_prompts"] or prompts)
+            total += prompts * answers_per_prompt(config, model) * ANSWER_BYTES
     return total
+
+
+def answers_per_prompt(config: Mapping[str, Any], model: str) -> int:
+    """Variants of a model that answer every conflict prompt: its sets and their controls, every replacement."""
+    study, (base, *_) = config["context_copying"], model.split("@")
+    named = study["selections"] or [*config["selections"], "token_frequency"]
+    limits = [config["selections"].get(name, {}).get("models") for name in named]
+    sets = sum(limit is None or model in limit or base in limit for limit in limits)
+    return 1 + sets * (1 + sum(study["controls"][kind] for kind in CONTROL_KINDS)) * len(study["replacements"])
 
 
 def table(found: Sequence[Finding]) -> str:
