@@ -26,9 +26,9 @@ from neuronlab.preflight_texts import check_facts, check_text
 from neuronlab.used_inputs import unused_models
 
 LOOK_UPS = 8  # questions to the hub at a time
-# Bytes on disk, measured on the default run: of a row of effects (document, neuron, replacement) and of a traced effect
-# (token, neuron), of an answer under ablation (prompt, variant); documents that a sequence touches, traced neurons; facts
-# where their number is not known, everything else of a model on a text.
+# Bytes on disk, measured on the default run: of a row of effects (document, neuron, replacement), of a traced effect
+# (token, neuron) and of an answer under ablation (prompt, variant); documents that a sequence touches, traced neurons;
+# facts where their number is not known; everything else of a model on a text.
 EFFECT_BYTES, TRACE_BYTES, ANSWER_BYTES = 230, 115, 5
 DOCUMENTS_PER_SEQUENCE, TRACED = 2.5, 110
 FACTS = 5000
