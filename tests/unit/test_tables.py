@@ -11,7 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 from neuronlab.schemas import SCHEMAS
-from neuronlab.tables import TableError, atomic_path, check_frame, read_provenance, read_table, write_table
+from neuronlab.tables import (
+    TableError,
+    atomic_path,
+    check_frame,
+    iterate_table,
+    read_provenance,
+    read_table,
+    write_table,
+)
+from pyarrow import parquet
 
 
 @pytest.fixture
@@ -159,13 +168,50 @@ def outcome(read, whole: pl.DataFrame) -> str:
 def test_one_wrong_bit_is_seen(many_counts):
     """Everywhere but in remarks of the file on itself, which change no number; the checksums are what tells."""
     content, whole = many_counts.read_bytes(), read_table(many_counts, "token_counts")
+    all_rows = pl.col("count") >= 0
     ours, without = [], []
     for place in range(0, len(content), 307):
         flipped = bytearray(content)
         flipped[place] ^= 1
         many_counts.write_bytes(flipped)
         ours.append(outcome(lambda: read_table(many_counts, "token_counts"), whole))
+        ours.append(outcome(lambda: read_table(many_counts, "token_counts", rows=all_rows), whole))
+        ours.append(outcome(lambda: pl.concat(iterate_table(many_counts, "token_counts", 500)), whole))
         without.append(outcome(lambda: pl.read_parquet(many_counts), whole))
     assert "wrong" not in ours
     assert ours.count("refused") > 0.9 * len(ours)
     assert without.count("wrong") > 0.5 * len(without)
+
+
+def test_some_columns_and_rows_are_those_of_the_whole(many_counts):
+    whole = read_table(many_counts, "token_counts")
+    assert read_table(many_counts, "token_counts", ["count", "token"]).equals(whole.select("count", "token"))
+    odd = pl.col("count") % 2 == 1
+    # Many groups of rows: a table as large as ours are.
+    parquet.write_table(whole.to_arrow(), many_counts, row_group_size=700, write_page_checksum=True)
+    assert parquet.ParquetFile(many_counts).num_row_groups == 5
+    for columns in (None, ["count", "real"]):
+        found = read_table(many_counts, "token_counts", columns, rows=odd)
+        expected = whole.filter(odd)
+        assert found.equals(expected if columns is None else expected.select(columns))
+    pieces = list(iterate_table(many_counts, "token_counts", 400))
+    assert max(map(len, pieces)) <= 400
+    assert pl.concat(pieces).equals(whole)
+    write_table(whole.clear(), many_counts, "token_counts")
+    assert len(read_table(many_counts, "token_counts", rows=odd)) == 0
+    assert next(iterate_table(many_counts, "token_counts", 400)).is_empty()
+
+
+def test_other_columns_are_refused_in_pieces_too(many_counts, tmp_path):
+    odd = pl.col("count") % 2 == 1
+    other = tmp_path / "other.parquet"
+    parquet.write_table(read_table(many_counts, "token_counts").drop("count").to_arrow(), other)
+    for read in (
+        lambda path: read_table(path, "token_counts", rows=odd),
+        lambda path: read_table(path, "token_counts", ["count"]),
+        lambda path: list(iterate_table(path, "token_counts", 10)),
+    ):
+        with pytest.raises(TableError, match=r"other\.parquet: .*missing columns \['count'\].*another version"):
+            read(other)
+        with pytest.raises(TableError, match=r"none\.parquet: no such table \('token_counts'\)"):
+            read(tmp_path / "none.parquet")

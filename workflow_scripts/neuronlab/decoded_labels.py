@@ -6,18 +6,17 @@ There are prompts x variants of them, millions: they are read in batches into tw
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from jaxtyping import Float64, Int8, Int32
 from tqdm import tqdm
 
 from neuronlab.schemas_knowledge import LABELS
-from neuronlab.tables import check_frame, read_table
+from neuronlab.tables import iterate_table
 
 Array = np.ndarray
 ROWS_PER_BATCH = 1 << 19  # rows of a shard that are held as a frame at a time
@@ -43,24 +42,6 @@ class Decoded:
     continuation: Int32[Array, "variants prompts"]
 
 
-def read_batches(path: str | Path) -> Iterator[pl.DataFrame]:
-    """A table "decoded" in checked pieces.
-
-    Raises:
-        TableError: see `tables.read_table`.
-    """
-    path = Path(path)
-    try:
-        file = pq.ParquetFile(path)
-    except Exception:  # missing or damaged: read_table says what and what to do
-        yield read_table(path, "decoded")
-        return
-    with file:
-        yield check_frame(pl.from_arrow(file.schema_arrow.empty_table()), "decoded")
-        for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
-            yield check_frame(pl.from_arrow(batch), "decoded")
-
-
 def read_decoded(paths: Sequence[str | Path], n_prompts: int, n_variants: int) -> Decoded:
     """Gather all shards.
 
@@ -76,7 +57,7 @@ def read_decoded(paths: Sequence[str | Path], n_prompts: int, n_variants: int) -
     code = {label: place for place, label in enumerate(LABELS)}
     rows = 0
     for path in tqdm(paths, desc="decoded", unit="shard", file=sys.stderr):
-        for batch in read_batches(path):
+        for batch in iterate_table(path, "decoded", ROWS_PER_BATCH):
             prompt, variant = batch["prompt"].to_numpy(), batch["variant"].to_numpy()
             for name, numbers, end in (("prompt", prompt, n_prompts), ("variant", variant, n_variants)):
                 unknown = numbers[(numbers < 0) | (numbers >= end)]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
+from neuronlab.parquet_files import first_line, read_parquet
+
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 JOINS = ("eos", "none")
 
@@ -122,10 +124,12 @@ def _from_table(path: Path, text: TextSpec) -> Documents:
     if path.stat().st_size == 0 and path.suffix == ".jsonl":
         return Documents([], [])
     try:
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
-    except Exception as error:  # polars raises many types for a damaged file
+        frame = read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
+    except Exception as error:  # readers raise many types for a damaged file
         remedy = "correct the file" if text.source == "file" else "delete it and run again"
-        raise TextError(f"{text.where}: '{path}' cannot be read as {path.suffix[1:]} ({error}); {remedy}") from error
+        raise TextError(
+            f"{text.where}: '{path}' cannot be read as {path.suffix[1:]} ({first_line(error)}); {remedy}"
+        ) from error
     column = "text" if text.source in ("demo", "hub") else text.column
     if column not in frame.columns or frame[column].dtype != pl.String:
         strings = [name for name, dtype in frame.schema.items() if dtype == pl.String]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+from neuronlab.parquet_files import first_line, read_parquet
+
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 ROW = " row"  # number of a row below the heading, from 1; no column of a file is called so, with a space in front
 TEXT_REMEDY = "save it as UTF-8 with one heading, as many cells in every row, and quotes doubled within quoted cells"
@@ -53,7 +55,7 @@ def read_cells(path: str | Path, where: str, required: Sequence[str]) -> pl.Data
         frame = _read(path)
     except Exception as error:  # every reader raises types of its own for damaged files
         raise FactError(
-            f"{where}: '{path}' cannot be read as {path.suffix[1:]} ({_first_line(error)}); {REMEDIES[path.suffix]}"
+            f"{where}: '{path}' cannot be read as {path.suffix[1:]} ({first_line(error)}); {REMEDIES[path.suffix]}"
         ) from error
     names = [name.strip().removeprefix("\ufeff").casefold() for name in frame.columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -68,7 +70,7 @@ def read_cells(path: str | Path, where: str, required: Sequence[str]) -> pl.Data
         text = frame.select(pl.all().cast(pl.String).str.strip_chars())
     except pl.exceptions.PolarsError as error:  # bytes that are no UTF-8
         raise FactError(
-            f"{where}: '{path}' holds cells that are no text ({_first_line(error)}); write them as text"
+            f"{where}: '{path}' holds cells that are no text ({first_line(error)}); write them as text"
         ) from error
     filled = text.select(pl.when(pl.all().str.len_chars() > 0).then(pl.all()))
     blank = pl.all_horizontal(pl.all().exclude(ROW).is_null())
@@ -96,17 +98,12 @@ def _read(path: Path) -> pl.DataFrame:
         case ".jsonl":
             return pl.read_ndjson(path, infer_schema_length=None)
         case ".parquet":
-            return pl.read_parquet(path)
+            return read_parquet(path)
         case ".xlsx":
             # Without inference, years and codes stay as they are written.
             return pl.read_excel(path, engine="calamine", infer_schema_length=0)
         case suffix:
             return pl.read_csv(path, separator="\t" if suffix == ".tsv" else ",", infer_schema=False)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _list(names: Sequence[str]) -> str:

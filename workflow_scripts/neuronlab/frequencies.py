@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from neuronlab.documents import TextSpec, read_documents
 from neuronlab.model_files import ModelSpec
+from neuronlab.parquet_files import read_parquet
 from neuronlab.tables import Provenance, write_table
 from neuronlab.texts import token_stream
 from neuronlab.vocabulary import Vocabulary, load_vocabulary
@@ -119,7 +120,7 @@ def read_counts(path: str | Path, vocabulary: Vocabulary, where: str) -> Int[np.
 
 
 def _counts_of_table(path: Path) -> Int[np.ndarray, " ids"]:
-    frame = pl.read_parquet(path)
+    frame = read_parquet(path)
     key = next((name for name in ("token", "token_id") if name in frame.columns), None)
     if key is None or "count" not in frame.columns:
         raise ValueError(f"columns {frame.columns}, not token and count")

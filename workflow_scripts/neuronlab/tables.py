@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuronlab.schemas import SCHEMAS
@@ -39,6 +40,7 @@ LIBRARIES = (
     "rapidfuzz",
 )
 
+DAMAGE = (Exception, pl.exceptions.PanicException)  # pyarrow raises many types for a damaged file, polars may panic
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Provenance = Mapping[str, Any]
@@ -144,36 +146,111 @@ def write_table(frame: pl.DataFrame, path: str | Path, name: str, provenance: Pr
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
 
-def read_table(path: str | Path, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def read_table(
+    path: str | Path, name: str, columns: Sequence[str] | None = None, *, rows: pl.Expr | None = None
+) -> pl.DataFrame:
     """Read a table and check that it is one of schema `name`.
 
     Args:
         columns: read these alone, in this order.
+        rows: keep those alone for which it is true; the others are in memory one group of rows at a time.
 
     Raises:
         TableError: if the file is missing, truncated, not Parquet, or has other columns; the message says
             which file and what to do.
     """
     path = Path(path)
+    try:
+        with _opened(path, name) as file:
+            frame = _read(file, name, columns, rows)
+    except TableError:
+        raise
+    except DAMAGE as error:
+        raise _unreadable(path, error) from error
+    return _checked(frame, path, name, columns)
+
+
+def iterate_table(path: str | Path, name: str, size: int) -> Iterator[pl.DataFrame]:
+    """A table of schema `name` in checked pieces of at most `size` rows; at least one, which may be empty.
+
+    Raises:
+        TableError: as `read_table`; of a damaged page, when its piece comes.
+    """
+    path = Path(path)
+    try:
+        with _opened(path, name) as file:
+            yield _checked(_frame(file.schema_arrow.empty_table()), path, name)
+            found = 0
+            for batch in file.iter_batches(batch_size=size):
+                found += len(batch)
+                yield _checked(_frame(batch), path, name)
+            refuse_missing_rows(file, found)
+    except TableError:
+        raise
+    except DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
+def _opened(path: Path, name: str) -> pq.ParquetFile:
+    """The file of a table. `pq.read_table` would import pandas, which takes longer than the reading; without the
+    pages' checksums most wrong bits would be read as numbers."""
     if not path.exists():
         raise TableError(f"{path}: no such table ('{name}'); run the workflow to make it")
-    try:
-        # `pq.read_table` would import pandas, which takes longer than the reading. Without the pages' checksums most
-        # wrong bits would be read as numbers.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            frame = pl.from_arrow(file.read(columns=None if columns is None else list(columns)))
-    except Exception as error:  # pyarrow raises many types for a damaged file
-        raise TableError(
-            f"{path}: not a readable Parquet file ({error}); delete it and run the workflow again"
-        ) from error
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def _read(file: pq.ParquetFile, name: str, columns: Sequence[str] | None, rows: pl.Expr | None) -> pl.DataFrame:
+    """Some columns and rows of a table; all rows of one that lacks columns, which `check_frame` refuses."""
+    names = None if columns is None else list(columns)
+    whole = set(names or SCHEMAS[name]) <= set(file.schema_arrow.names)
+    if rows is None or not whole or not file.num_row_groups:
+        found = _frame(file.read(columns=names if whole else None))
+        refuse_missing_rows(file, len(found))
+        return found
+    n, kept = 0, []
+    for i in range(file.num_row_groups):
+        group = _frame(file.read_row_group(i, columns=names))
+        n += len(group)
+        kept.append(group.filter(rows))
+    refuse_missing_rows(file, n)
+    return pl.concat(kept)
+
+
+def refuse_missing_rows(file: pq.ParquetFile, found: int) -> None:
+    """Refuse a file whose table of contents leads to fewer rows than it counts: no checksum is on that.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if found != file.metadata.num_rows:
+        raise ValueError(f"it has {file.metadata.num_rows} rows, and {found} can be read")
+
+
+def _frame(found: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+    frame = pl.from_arrow(found.replace_schema_metadata(None))  # remarks that no number depends on
     assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _checked(frame: pl.DataFrame, path: Path, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
     try:
         return check_frame(frame, name, columns)
     except TableError as error:
         raise TableError(f"{path}: {error}; it may stem from another version: delete it and run again") from error
 
 
+def _unreadable(path: Path, error: BaseException) -> TableError:
+    return TableError(f"{path}: not a readable Parquet file ({error}); delete it and run the workflow again")
+
+
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance record of a table; empty if the file carries none."""
-    metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata.get(METADATA_KEY, b"{}"))
+    """The provenance record of a table; empty if the file carries none.
+
+    Raises:
+        TableError: the file's remarks on itself are damaged.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return json.loads(metadata.get(METADATA_KEY, b"{}"))
+    except Exception as error:
+        raise _unreadable(Path(path), error) from error

@@ -12,7 +12,7 @@ import polars as pl
 from neuronlab.figures import copying_data, densities, groups, theme
 from neuronlab.figures.copying_labels import COLOURS, NAMES
 from neuronlab.schemas_knowledge import LABELS, RATIOS
-from neuronlab.tables import check_frame, read_table
+from neuronlab.tables import read_table
 
 WHOLE = "object_ck_pk"
 # Who gains above 0 and who below it, for the axes.
@@ -33,22 +33,13 @@ def read(
     chosen = shown_variants(read_table(variants, "variants"), replacement)
     prompts = read_table(conflicts, "conflicts").select("prompt", "fact")
     wanted = pl.col("variant").is_in([0, *chosen["variant"].to_list()]) & pl.col("route").is_in(["clean", "total"])
-    kept = [read_rows(path, "states", wanted) for path in states]
-    labels = [read_rows(path, "decoded", pl.col("variant") == 0).select("prompt", "label") for path in decoded]
+    # Most rows are those of control sets.
+    kept = [read_table(path, "states", rows=wanted) for path in states]
+    clean = pl.col("variant") == 0
+    labels = [
+        read_table(path, "decoded", ["prompt", "variant", "label"], rows=clean).drop("variant") for path in decoded
+    ]
     return ratios(pl.concat(kept), pl.concat(labels), prompts, chosen), len(chosen) > 0
-
-
-def read_rows(path: str | Path, name: str, rows: pl.Expr) -> pl.DataFrame:
-    """Some rows of a table of schema `name`, without holding the others in memory: most are those of control sets.
-
-    Raises:
-        TableError: as `read_table`.
-    """
-    try:
-        frame = pl.scan_parquet(path).filter(rows).collect()
-    except (pl.exceptions.PolarsError, OSError):
-        return read_table(path, name).filter(rows)  # says what is wrong with the file
-    return check_frame(frame, name)
 
 
 def shown_variants(variants: pl.DataFrame, replacement: str) -> pl.DataFrame:
