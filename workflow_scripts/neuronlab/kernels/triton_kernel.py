@@ -4,7 +4,7 @@
 once for a tile of `ROWS` neurons, and nothing but sums is written. The arithmetic is that of `numba_kernel`: powers of
 two by a short polynomial, sums of p * expm1(D), float32 within `CHUNK` ids and float64 across them. All D are centred
 under p beforehand, by one product of p with u, so that |D| may be large; where a bound on it exceeds `LARGE` powers of
-two, the torch kernel computes the triple. Other last digits than both.
+two, the torch kernel computes the triple. Last digits differ from both, and with what else is in a call.
 
 The loops cover what most models have: float32, no softcap, no norm after the MLP, with directions shared by all tokens
 or each token's own. A call with anything else goes to the torch kernel as a whole.
