@@ -78,7 +78,7 @@ def huge(case: Case) -> torch.Tensor:
     neurons=st.sampled_from([1, 3, 8, 17]),
     vocab=st.sampled_from([2, 63, 64, 300, 2048, 2100]),
     kind=st.sampled_from(["LN", "RMS"]),
-    size=st.sampled_from([1e-4, 1e-2, 0.3, 1.0, 4.0]),
+    size=st.sampled_from([1e-4, 1e-2, 0.3, 1.0]),
 )
 def test_effects_equal_brute_force(seed: int, tokens: int, neurons: int, vocab: int, kind: str, size: float) -> None:
     """The four variants, one of them frozen, at sizes that fill no tile."""
