@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from neuronlab.conversions import CELLS, MEASURES, STAYING, place_among, score_counts
 from neuronlab.schemas_knowledge import LABELS
+from scipy.stats import percentileofscore
 
 PAIRS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), max_size=30)
 
@@ -91,8 +92,7 @@ def test_place_among_controls_against_a_loop(value: float, controls: list[float]
     extreme = sum(c <= value if stays else c >= value for c in controls)
     assert place.p_value == (1 + extreme) / (1 + len(controls))
     below, tied = sum(c < value for c in controls), sum(c == value for c in controls)
-    # Ties get the mean of the ranks that they share.
-    rank = 100 * sum(range(below + 1, below + tied + 1)) / tied / len(controls) if tied else 100 * below / len(controls)
+    rank = 100 * (below + (below + tied)) / 2 / len(controls)  # a tie stands halfway between one below and one above
     assert place.percentile == pytest.approx(100 - rank if stays else rank)
     assert place.control_max == max(controls)
     assert place.control_mean == pytest.approx(np.mean(controls))
@@ -109,7 +109,22 @@ def test_p_value_is_never_zero_and_no_percentile() -> None:
     assert place_among(0.0, np.ones(99), "invariance").p_value == 0.01
     tied = place_among(0.0, np.zeros(99), "gts")
     assert tied.p_value == 1
-    assert tied.percentile == pytest.approx(100 * 50 / 99)
+    assert tied.percentile == 50
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(0, 7))
+def test_complements_mirror_each_other_with_ties(controls: list[int], value: int) -> None:
+    """GTS and the share of labels that stay are one number told twice: same p, same percentile, ties or not."""
+    measures = [MEASURES.index(name) for name in ("gts", "invariance")]
+    pairs = [[("CK", "ND")] * moved + [("CK", "CK")] * (7 - moved) for moved in (value, *controls)]
+    counted, eligible = (values[:, measures] for values in score_counts(np.array([table(one) for one in pairs])))
+    (gts, *others), (invariance, *opposite) = (counted / eligible).T
+    found = place_among(gts, np.array(others), "gts")
+    assert (found.p_value, found.percentile) == place_among(invariance, np.array(opposite), "invariance")[4:]
+    # Turned round, what was below is above: mid-ranks add up to 100.
+    turned = place_among(-gts, -np.array(others), "gts")
+    assert found.percentile + turned.percentile == pytest.approx(100)
+    assert found.percentile == pytest.approx(percentileofscore(controls, value, kind="mean"))
 
 
 def test_more_change_than_all_controls_is_extreme_for_every_measure() -> None:

@@ -277,6 +277,36 @@ def test_disagreement_with_brute_force_writes_nothing(run: Run, monkeypatch: pyt
     assert not list(run.folder.glob("wrong_*"))
 
 
+def test_verification_names_the_sequences_of_the_table_and_not_of_the_draw(
+    run: Run, tiny_model: TINY, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is found again at the sequence of repeats.parquet that it names, and nowhere else."""
+    monkeypatch.setattr(head_verification, "MAX_SEQUENCES", 3)
+    options = {"sequences": 3, "verification_positions": 9, "methods": ["bos"]}
+    kept = drawn(Repeats.read(run.folder / "repeats.parquet"), 3, seed=0).sequence.tolist()
+    assert kept != list(range(3)), "not the first ones"
+    checked = run("named", **options)["head_verification"].filter(quantity="entropy")
+    assert set(checked["sequence"]) == set(kept)
+    model, tokens = tiny_model(run.spec.key), torch.tensor(repeats_frame()["tokens"].to_list())
+    for row in checked.iter_rows(named=True):
+        heads, at = HeadSet.parse(row["set"], 2, 4, where="test"), torch.tensor([row["position"]])
+        with torch.no_grad():
+            found = [
+                naive_readings(model, forward_at(model, tokens[s : s + 1], heads, "bos", at), None, None)["entropy"]
+                for s in range(N_SEQUENCES)
+            ]
+        assert np.abs(np.array(found) - row["brute_force"]).argmin() == row["sequence"]
+
+    def wrong(*args: object, **more: object) -> States:
+        states = forward_at(*args, **more)
+        states.residual[-1] *= 1.001  # the last pair alone, of the last sequence drawn
+        return states
+
+    monkeypatch.setattr(head_verification, "forward_at", wrong)
+    with pytest.raises(HeadVerificationError, match=f"sequence {kept[-1]} of repeats.parquet"):
+        run("misnamed", **options)
+
+
 def test_without_room_for_float64_it_is_verified_in_the_model_s_precision(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

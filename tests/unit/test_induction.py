@@ -55,6 +55,7 @@ def synthetic(n: int = 5, length: int = 7, copies: int = 2, seed: int = 0) -> Re
         copy=np.tile(copy, (n, 1)),
         offset=np.tile(offset, (n, 1)),
         continues=np.ones(n, dtype=bool),
+        sequence=np.arange(n),
     )
 
 
@@ -68,7 +69,7 @@ def natural(seed: int = 0) -> Repeats:
         for number, start in enumerate((first, second)):
             for place in range(-prefix, end):
                 copy[row, start + prefix + place], offset[row, start + prefix + place] = number, place
-    return Repeats(tokens, np.array([3, 5, 5, 9]), copy, offset, np.array([True, False, False, True]))
+    return Repeats(tokens, np.array([3, 5, 5, 9]), copy, offset, np.array([True, False, False, True]), np.arange(4))
 
 
 def setup_of(model: Model) -> Setup:

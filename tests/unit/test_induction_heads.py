@@ -128,7 +128,9 @@ def test_queries_before_the_repeat_do_not_count() -> None:
     length = 5
     tokens = np.array([[0, *range(10, 15), *range(10, 15)]])
     copy, offset = np.array([[-1, *[0] * 5, *[1] * 5]]), np.array([[0, *range(5), *range(5)]])
-    score = weights_of(Repeats(tokens, np.array([0]), copy, offset, np.array([True])))[MEASURES.index("score"), 0]
+    score = weights_of(Repeats(tokens, np.array([0]), copy, offset, np.array([True]), np.array([0])))[
+        MEASURES.index("score"), 0
+    ]
     early = np.zeros((11, 11))
     for query in (length - 1, length):
         early[query, query - (length - 1)] = 1

@@ -1,4 +1,4 @@
-"""How well probabilities hold what they promise, with and without a set of neurons (METHODS A2, 0.6).
+"""How well probabilities hold what they promise, with and without a set of neurons (METHODS A2).
 
 Conditions: the clean model, a joint ablation, and both with a temperature fitted to the negative log-likelihood. The
 documents fall into two halves by the seed; a half's temperature is fitted on the other one (cross-fitting), so that

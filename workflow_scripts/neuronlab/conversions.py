@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Num
-from scipy.stats import percentileofscore
 
 from neuronlab.schemas_knowledge import LABELS
 from neuronlab.statistics import rank_p_value
@@ -62,8 +61,9 @@ def place_among(value: float, controls: Float64[Array, " controls"], measure: st
     """The place of a selection's value among its control sets.
 
     p = (1 + b) / (1 + n), b of n controls at least as large, or as small for what stays the same. The percentile is
-    the published one: ties averaged, 100 minus it for what stays (called a Q-value there; it is no false discovery
-    rate, METHODS 0.6). Controls without a value, NaN, are left out.
+    the share of controls that are smaller, or larger for what stays, and half of those that are equal: a score and
+    what is left of it to 1 have the same (METHODS B4; the published Q-value counts ties otherwise, and neither is a
+    false discovery rate, METHODS 0.6). Controls without a value, NaN, are left out.
     """
     controls = controls[~np.isnan(controls)]
     if not len(controls):
@@ -72,8 +72,8 @@ def place_among(value: float, controls: Float64[Array, " controls"], measure: st
     if not np.isnan(value):
         stays = measure in STAYING
         p_value = float(rank_p_value(np.asarray(value), controls, "less" if stays else "greater"))
-        below = float(percentileofscore(controls, value, kind="rank"))
-        percentile = 100 - below if stays else below
+        beyond = (controls > value if stays else controls < value).sum()
+        percentile = float(100 * (beyond + (controls == value).sum() / 2) / len(controls))
     return Place(
         len(controls),
         float(controls.mean()),

@@ -108,7 +108,7 @@ def ablate_heads(
         )
     checked = verify_sets(
         precise,
-        repetitions.tokens,
+        repetitions,
         positions,
         unique,
         methods,

@@ -16,6 +16,7 @@ from neuronlab.head_sets import HeadSet
 from neuronlab.model_checks import TOLERANCE
 from neuronlab.models import Model
 from neuronlab.readout import Readout
+from neuronlab.repeat_places import Repeats
 
 Array = np.ndarray
 VERIFIED = ("entropy", "loss", "norm_scale", "kl")
@@ -28,7 +29,7 @@ class HeadVerificationError(ValueError):
 
 def verify_sets(
     model: Model,
-    tokens: Int[Array, "sequences position"],
+    repetitions: Repeats,
     positions: Int[Array, " query"],
     sets: Sequence[HeadSet],
     methods: Sequence[Method],
@@ -43,9 +44,11 @@ def verify_sets(
 
     Args:
         model: in float64 where it fits; in a lower precision its own rounding is granted beside the tolerance.
+        repetitions: to draw from; the table names them by their number in repeats.parquet.
         positions: query positions to draw from; those without a next token are left out.
     """
     generator = np.random.default_rng([seed, 0x6876])
+    tokens = repetitions.tokens
     drawn = np.sort(generator.choice(len(tokens), min(MAX_SEQUENCES, len(tokens)), replace=False))
     usable = positions[positions < tokens.shape[1] - 1]
     chosen = torch.from_numpy(tokens[drawn]).long()
@@ -75,7 +78,7 @@ def verify_sets(
                         {
                             "set": [heads.name] * len(row),
                             "method": [method] * len(row),
-                            "sequence": drawn[row],
+                            "sequence": repetitions.sequence[drawn[row]],
                             "position": at.numpy(),
                             "quantity": [name] * len(row),
                             "one_pass": value.double().cpu().numpy(),
@@ -130,8 +133,8 @@ def report(frame: pl.DataFrame) -> None:
     raise HeadVerificationError(
         f"ablating heads at all positions in one pass differs from one pass per position in {len(failed)} of "
         f"{len(frame)} comparisons; worst: {worst['quantity']} for heads {worst['set']}, method {worst['method']}, at "
-        f"sequence {worst['sequence']}, position {worst['position']}: {worst['one_pass']:.9g} against "
-        f"{worst['brute_force']:.9g}, tolerance {worst['tolerance']:.3g}. The results cannot be trusted: leave `heads` "
-        "out of confidence_regulation.parts, or raise ablation.verification.absolute and relative if the model's own "
-        "precision explains the difference"
+        f"sequence {worst['sequence']} of repeats.parquet, position {worst['position']}: {worst['one_pass']:.9g} "
+        f"against {worst['brute_force']:.9g}, tolerance {worst['tolerance']:.3g}. The results cannot be trusted: leave "
+        "`heads` out of confidence_regulation.parts, or raise ablation.verification.absolute and relative if the "
+        "model's own precision explains the difference"
     )

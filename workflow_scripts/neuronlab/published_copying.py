@@ -123,7 +123,9 @@ def _percent(value: float | None) -> float | None:
 def our_score(measure: str, replacement: str, selection: str, scores: pl.DataFrame, tests: pl.DataFrame) -> Ours:
     """Ours for a score of the selection under a replacement, in percent; empty where it was not measured.
 
-    The published percentile is that of the share of labels that stay; see control_tests.parquet.
+    The published percentile is 100 minus that of the share of labels that stay, by scipy's `percentileofscore` with
+    kind "rank", which counts of t equal controls (t + 1)/2 where ours counts t/2 (METHODS B4): with ties ours lies
+    50/n percentage points above the published one for the same n controls.
     """
     share = measure.removesuffix("_percentile").removesuffix("_control_max")
     tested = "invariance" if measure == "gts_percentile" else share

@@ -23,6 +23,7 @@ class Repeats:
         copy: copy that a position belongs to, 0 the first, -1 none.
         offset: place within the copy.
         continues: whether what follows the last repetition's prefix is what followed the first.
+        sequence: its number in repeats.parquet, whichever of the sequences these are.
     """
 
     tokens: Int[Array, "sequences position"]
@@ -30,6 +31,7 @@ class Repeats:
     copy: Int[Array, "sequences position"]
     offset: Int[Array, "sequences position"]
     continues: Bool[Array, " sequences"]
+    sequence: Int[Array, " sequences"]
 
     @classmethod
     def read(cls, path: str | Path) -> Repeats:
@@ -40,7 +42,8 @@ class Repeats:
             name: np.array(frame[name].to_list(), dtype=np.int64).reshape(n, -1 if n else 0)
             for name in ("tokens", "copy", "offset")
         }
-        return cls(**lists, document=frame["document"].to_numpy(), continues=frame["continues"].to_numpy())
+        rest = {name: frame[name].to_numpy() for name in ("document", "continues", "sequence")}
+        return cls(**lists, **rest)
 
     @classmethod
     def of_stretches(
@@ -49,7 +52,7 @@ class Repeats:
         """Sequences of one layout whose copies are equal, each a document of its own."""
         n = len(rows)
         alike = (np.tile(row, (n, 1)) for row in (copy, offset))
-        return cls(rows, np.arange(n), *alike, continues=np.ones(n, dtype=bool))
+        return cls(rows, np.arange(n), *alike, continues=np.ones(n, dtype=bool), sequence=np.arange(n))
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -202,6 +202,11 @@ SCHEMAS: dict[str, Schema] = {
     | NEURON
     | TOKEN
     | {
+        "sequence": Column(
+            I32,
+            "sequence, a row of tokens.parquet; of a text with more counted tokens than ablation.traced_tokens only "
+            "some are here, drawn by the seed (how much of the text: `sample` of the table's provenance)",
+        ),
         "activation": Column(F64, "the neuron's activation"),
         "value": Column(F64, "what it is replaced by"),
         "loss": Column(F64, "clean loss, nats"),

@@ -136,7 +136,7 @@ INDUCTION: dict[str, Schema] = {
     "head_verification": {
         "set": Column(STR, "heads joined by +, as layer.head"),
         "method": Column(STR, "bos or mean"),
-        "sequence": Column(I32, "sequence"),
+        "sequence": Column(I32, "sequence, a row of repeats.parquet"),
         "position": Column(I32, "query position"),
         "quantity": Column(STR, "activation (largest error over neurons), entropy, loss, norm_scale, kl"),
         "one_pass": Column(F64, "value by the pass that ablates every query position at once"),

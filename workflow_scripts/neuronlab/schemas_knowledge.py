@@ -243,7 +243,7 @@ KNOWLEDGE: dict[str, Schema] = {
         ),
         "percentile": Column(
             F64,
-            "published form: percentile of the selection among the controls, ties averaged (what stays: 100 minus it)",
+            "percentile of the selection among the controls, of equal ones half (what stays: 100 minus it)",
             nullable=True,
         ),
     },

@@ -1,4 +1,4 @@
-"""Tables about token-frequency neurons, clamped neurons and jointly ablated sets (METHODS A3, D1, 0.6)."""
+"""Tables about token-frequency neurons, clamped neurons and jointly ablated sets (METHODS A2, A3, D1, 0.6)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ SETS: dict[str, Schema] = {
         "tier": Column(STR, "'readout' or 'forward', as in verification.parquet"),
         "set": SET["set"],
         "replacement": REPLACEMENT["replacement"],
-        "sequence": Column(I32, "sequence"),
+        "sequence": Column(I32, "sequence, a row of tokens.parquet"),
         "position": Column(I32, "position"),
         "variant": Column(STR, ", ".join(VARIANTS)),
         "outcome": Column(STR, ", ".join(OUTCOMES)),

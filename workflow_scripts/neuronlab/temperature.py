@@ -1,6 +1,6 @@
 """Is an ablation only a change of temperature? The share of the KL divergence that one temperature explains.
 
-For the clean distribution p, the ablated one a and p_T = softmax(clean logits / T), beta = 1/T (METHODS A2, 0.6):
+For the clean distribution p, the ablated one a and p_T = softmax(clean logits / T), beta = 1/T (METHODS A2):
 
     kl_change = mean KL(p || a),    kl_left = min over T of mean KL(p_T || a),    explained = 1 - kl_left / kl_change
 

@@ -114,7 +114,7 @@ def profile_moments(
 
 
 def unembed_gain(w: Float[Tensor, "neurons d"], product: Float64[Tensor, "d d"]) -> Float64[np.ndarray, " neurons"]:
-    """|w W_U| sqrt(d) / (|w| |W_U|_F), from the Gram matrix of W_U (METHODS 0.6): how loudly W_U reads w.
+    """|w W_U| sqrt(d) / (|w| |W_U|_F), from the Gram matrix of W_U (METHODS 0.2): how loudly W_U reads w.
 
     1 for the root mean square over all directions, 0 in the null space; sqrt(d/(d-1)) over those that a LayerNorm
     model's centred weights can take. Needs no k.
