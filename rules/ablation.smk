@@ -223,7 +223,7 @@ rule select_token_frequency:
 
 
 rule trace_neurons:
-    """Effects token by token, for the chosen neurons and their controls; of a long text, on a sample of its documents."""
+    """Effects token by token, for the chosen neurons and their controls; of a long text, in a sample of its sequences."""
     input:
         model=model_files,
         tokens=f"{TEXT}/tokens.parquet",

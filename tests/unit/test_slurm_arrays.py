@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,12 @@ def job(name: str, threads: int = 1, **resources: object) -> SimpleNamespace:
     return SimpleNamespace(name=name, threads=threads, resources=resources)
 
 
+def command(name: str) -> str:
+    """As long, and as hard to compress, as Snakemake's in a deep folder: some 1.9 kB in the plugin's argument."""
+    noise = "".join(sha256(f"{name}{i}".encode()).hexdigest() for i in range(15))
+    return f"python -m snakemake --target-jobs ablate_neurons:model={name} {noise} --mode remote"
+
+
 def names(groups: list[list[SimpleNamespace]]) -> list[list[str]]:
     return [[member.name for member in group] for group in groups]
 
@@ -24,8 +31,13 @@ def fake_plugin() -> SimpleNamespace:
     """The parts of the plugin that matter, with a record of what was submitted."""
 
     class Executor:
-        def __init__(self):
+        def __init__(self, members: int = 1000, script: bool = False):
             self.arrays, self.singles = [], []
+            self.max_array_size = members
+            self.workflow = SimpleNamespace(executor_settings=SimpleNamespace(pass_command_as_script=script))
+
+        def format_job_exec(self, single):
+            return command(single.name)
 
         def _submit_array_jobs(self, jobs):
             self.arrays.append([member.name for member in jobs])
@@ -52,6 +64,39 @@ def test_unequal_members_are_submitted_apart_and_single_ones_as_plain_jobs():
     executor = plugin.Executor()
     executor._submit_array_jobs([job("a", mem_mb=10), job("b", mem_mb=20), job("c", mem_mb=10)])
     assert (executor.arrays, executor.singles) == ([["a", "c"]], ["b"])
+
+
+def test_the_commands_of_an_array_fit_into_an_argument():
+    """Beyond 128 KiB the plugin falls back to a script, in which every member runs the first one's command."""
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    executor = plugin.Executor()
+    members = [f"model{i}" for i in range(300)]
+    executor._submit_array_jobs([job(name) for name in members])
+    assert [name for array in executor.arrays for name in array] == members
+    sizes = [
+        len(array_payload({str(i): command(name) for i, name in enumerate(array[1:], 2)})) for array in executor.arrays
+    ]
+    assert max(sizes) + 2 * len(command(members[0])) < 128 * 2**10 - 10_000
+    assert len(array_payload({str(i): command(name) for i, name in enumerate(members[:80])})) > 128 * 2**10
+    assert min(sizes[:-1]) > 80_000  # no shorter than need be
+
+
+def test_arrays_have_no_more_members_than_the_cluster_allows():
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    executor = plugin.Executor(members=3)
+    executor._submit_array_jobs([job(name) for name in "abcdefg"])
+    assert executor.arrays == [["a", "b", "c"], ["d", "e", "f"]]
+    assert executor.singles == ["g"]
+
+
+def test_where_commands_go_as_scripts_there_are_no_arrays():
+    plugin = fake_plugin()
+    mend_arrays(plugin)
+    executor = plugin.Executor(script=True)
+    executor._submit_array_jobs([job("a"), job("b")])
+    assert (executor.arrays, executor.singles) == ([], ["a", "b"])
 
 
 def test_nothing_is_held_back_for_members_that_come_later():

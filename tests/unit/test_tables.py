@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from neuronlab.schemas import SCHEMAS
 from neuronlab.tables import (
@@ -181,6 +182,44 @@ def test_one_wrong_bit_is_seen(many_counts):
     assert "wrong" not in ours
     assert ours.count("refused") > 0.9 * len(ours)
     assert without.count("wrong") > 0.5 * len(without)
+
+
+def test_one_wrong_bit_of_the_provenance_is_seen(tmp_path, counts):
+    """Figures state what stands there. It is in the footer twice, as written and in base 64."""
+    path = tmp_path / "counts.parquet"
+    write_table(counts, path, "token_counts", {"sample": {"tokens": 50, "of_tokens": 95_000}, "seed": 7})
+    content, whole = path.read_bytes(), read_provenance(path)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    same, refused = [], 0
+    for bit in range(8 * footer, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            same.append(read_provenance(path) == whole)
+        except TableError:
+            refused += 1
+    assert all(same)
+    assert refused > 500
+
+
+def test_a_sound_file_is_not_to_be_deleted(many_counts, monkeypatch):
+    def fail(error):
+        def read(*_, **__):
+            raise error
+
+        monkeypatch.setattr(parquet.ParquetFile, "read", read)
+
+    fail(pa.lib.ArrowMemoryError("malloc of size 33201664 failed"))
+    with pytest.raises(TableError, match=r"counts\.parquet: no memory to read it \(malloc.*give the job more"):
+        read_table(many_counts, "token_counts")
+    fail(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output error"):
+        read_table(many_counts, "token_counts")
+    with pytest.raises(TableError, match="a folder where table 'token_counts' should be"):
+        read_table(many_counts.parent, "token_counts")
+    with pytest.raises(pl.exceptions.ColumnNotFoundError):
+        read_table(many_counts, "token_counts", rows=pl.col("of_no_table") > 0)
 
 
 def test_some_columns_and_rows_are_those_of_the_whole(many_counts):

@@ -95,15 +95,15 @@ def test_boxes_are_of_total_and_frozen_effects(tables: dict[str, pl.DataFrame]) 
     assert {row["box"].partition("|")[0] for row in boxes if row["group"] == "controls"} == {"random", "norm-"}
 
 
-def test_boxes_of_a_sample_say_of_how_many_documents(tables: dict[str, pl.DataFrame]) -> None:
+def test_boxes_of_a_sample_say_of_how_many_sequences(tables: dict[str, pl.DataFrame]) -> None:
     assert "tokens of all documents per neuron" in stated(made(tables))
     part = tables["traces"].filter(pl.col("document") < 3)
     per_neuron = part.filter(neuron=WORLD.frequency[0]).height
-    sample = TracedSample(tokens=per_neuron, of_tokens=9999, documents=3, of_documents=4000)
+    sample = TracedSample(tokens=per_neuron, of_tokens=9999, sequences=3, of_sequences=4000)
     chart = token_frequency.chart(
         tables["token_frequency"], part, tables["selection"], model="demo", text="evaluation", sample=sample
     )
-    assert f"boxes: {per_neuron} tokens of 3 of 4,000 documents, drawn, per neuron" in stated(chart)
+    assert f"boxes: {per_neuron} tokens of 3 of 4,000 sequences, drawn, per neuron" in stated(chart)
     assert {row["n_tokens"] for row in rows_with(chart, "box", "median") if row["group"] != "controls"} == {per_neuron}
 
 

@@ -1,4 +1,4 @@
-"""Traces of a text with more counted tokens than are to be traced: whole documents, drawn by the seed."""
+"""Traces of a text with more counted tokens than are to be traced: whole sequences, drawn by the seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neuronlab.final_states import AblationInputs, Text
 from neuronlab.model_files import ModelSpec
 from neuronlab.tables import read_provenance, read_table, write_table
 from neuronlab.traced_sample import TracedSample, sample_of
-from neuronlab.traces import TraceError, draw_documents, trace_neurons
+from neuronlab.traces import TraceError, draw_sequences, trace_neurons
 from polars.testing import assert_frame_equal
 from text_files import counts_frame, token_ids
 
@@ -29,64 +29,46 @@ PLACE = ["neuron", "sequence", "position"]
 NEURONS = (4, 11, 30)
 
 
-def by_hand(counted: np.ndarray, documents: np.ndarray, chosen: set[int]) -> np.ndarray:
-    return np.array(
-        [
-            [bool(c) and d in chosen for c, d in zip(*rows, strict=True)]
-            for rows in zip(counted, documents.tolist(), strict=True)
-        ]
-    )
-
-
 @settings(max_examples=150, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
-    tokens=st.integers(1, 150),
+    counted=st.integers(1, 12).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=n, max_size=n)
+    ),
+    tokens=st.integers(1, 100),
     seed=st.integers(0, 5),
-    data=st.data(),
 )
-def test_drawn_documents_are_whole_and_fill_the_limit(
-    lengths: list[int], tokens: int, seed: int, data: st.DataObject
-) -> None:
-    flat = np.repeat(np.arange(len(lengths)), lengths)
-    flat = np.pad(flat, (0, -len(flat) % 10), constant_values=-1)
-    counted = np.array(data.draw(st.lists(st.booleans(), min_size=len(flat), max_size=len(flat)))) & (flat >= 0)
-    documents, counted = flat.reshape(-1, 10), counted.reshape(-1, 10)
-    text = Text(np.zeros_like(documents), documents, counted)
-    before = counted.copy()
-    found = draw_documents(text, tokens, seed)
-    assert (counted == before).all()
-    if counted.sum() <= tokens:
-        assert (found == counted).all()
+def test_drawn_sequences_are_whole_and_fill_the_limit(counted: list[list[bool]], tokens: int, seed: int) -> None:
+    counts = np.array(counted)
+    before = counts.copy()
+    text = Text(np.zeros(counts.shape, dtype=int), np.zeros(counts.shape, dtype=int), counts)
+    found = draw_sequences(text, tokens, seed)
+    assert (counts == before).all()
+    assert (draw_sequences(text, tokens, seed) == found).all()
+    assert not (found & ~counts).any()
+    sizes, taken = [sum(row) for row in counted], [int(row.sum()) for row in found]
+    if sum(sizes) <= tokens:
+        assert taken == sizes
         return
-    assert found.sum() <= tokens
-    sizes = {d: int(counted[documents == d].sum()) for d in np.unique(documents[counted]).tolist()}
-    taken = {d: int(found[documents == d].sum()) for d in sizes}
-    whole = {d for d in sizes if taken[d] == sizes[d]}
-    cut = {d for d in sizes if 0 < taken[d] < sizes[d]}
-    assert len(cut) <= 1
-    filled = sum(sizes[d] for d in whole)
-    if cut:
-        assert filled < tokens / 2
-        assert found.sum() == tokens
-        (d,) = cut
-        places = np.flatnonzero(counted & (documents == d))
-        assert np.flatnonzero(found & (documents == d)).tolist() == places[: taken[d]].tolist()
+    cut = [i for i, n in enumerate(taken) if 0 < n < sizes[i]]
+    if cut:  # not even one fits: the start of one
+        assert sum(taken) == tokens == taken[cut[0]]
+        assert found[cut[0]].tolist() == [
+            c and sum(counted[cut[0]][:i]) < tokens for i, c in enumerate(counted[cut[0]])
+        ]
     else:
-        assert (found == by_hand(counted, documents, whole)).all()
-        assert filled >= tokens / 2
-        assert all(filled + sizes[d] > tokens for d in sizes.keys() - whole)
-    assert (draw_documents(text, tokens, seed) == found).all()
+        assert 0 < sum(taken) <= tokens
+        assert sum(taken) + max(n for i, n in enumerate(sizes) if not taken[i]) > tokens
 
 
-def test_every_document_has_its_chance() -> None:
-    documents = np.repeat(np.arange(10), 8).reshape(10, 8)
+def test_every_sequence_has_the_same_chance_and_long_documents_their_share() -> None:
+    """60 sequences, of which one document fills half, more than the limit; the rest are documents of a sequence."""
+    documents = np.repeat(np.maximum(np.arange(60) - 30, 0), 8).reshape(60, 8)
     text = Text(np.zeros_like(documents), documents, np.ones_like(documents, dtype=bool))
-    drawn = np.zeros(10)
+    drawn = np.zeros(60)
     for seed in range(400):
-        drawn += draw_documents(text, 25, seed)[:, 0]
-    assert drawn.sum() == 1200
-    assert (np.abs(drawn - 120) < 5 * np.sqrt(400 * 0.3 * 0.7)).all()
+        drawn += draw_sequences(text, 100, seed)[:, 0]  # 12 sequences of 8
+    assert drawn.sum() == 400 * 12
+    assert (np.abs(drawn - 80) < 5 * np.sqrt(400 * 0.2 * 0.8)).all()
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +110,10 @@ def test_a_bounded_table_has_rows_of_the_whole_one(inputs: AblationInputs) -> No
     whole = read_table(traced(inputs, "whole"), "traces")
     path = traced(inputs, "bounded", tokens=100)
     bounded = read_table(path, "traces")
-    documents = bounded["document"].unique().to_list()
-    assert 1 < len(documents) < whole["document"].n_unique()
+    sequences = bounded["sequence"].unique().to_list()
+    assert 1 < len(sequences) < whole["sequence"].n_unique()
     assert bounded.select(PLACE).equals(bounded.select(PLACE).sort(PLACE))
-    expected = whole.filter(pl.col("document").is_in(documents))
+    expected = whole.filter(pl.col("sequence").is_in(sequences))
     assert len(expected) <= 100 * len(NEURONS)
     exact = [name for name, dtype in whole.schema.items() if dtype != pl.Float64]
     assert bounded.select(exact).equals(expected.select(exact))
@@ -139,8 +121,8 @@ def test_a_bounded_table_has_rows_of_the_whole_one(inputs: AblationInputs) -> No
     sample = sample_of(path)
     assert sample is not None
     assert (sample.tokens, sample.of_tokens) == (len(bounded) / 3, len(whole) / 3)
-    assert (sample.documents, sample.of_documents) == (len(documents), whole["document"].n_unique())
-    assert str(sample).startswith(f"{len(bounded) // 3} of 240 counted tokens ({len(documents)} of 10 documents")
+    assert (sample.sequences, sample.of_sequences) == (len(sequences), whole["sequence"].n_unique())
+    assert str(sample).startswith(f"{len(bounded) // 3} of 240 counted tokens ({len(sequences)} of 12 sequences")
 
 
 def test_a_text_below_the_limit_is_traced_as_ever(inputs: AblationInputs) -> None:
@@ -157,20 +139,20 @@ def test_neurons_in_tiles_give_the_same_order(inputs: AblationInputs) -> None:
     assert_frame_equal(parts, at_once, abs_tol=1e-6, rel_tol=1e-5)
 
 
-def test_another_seed_traces_other_documents(inputs: AblationInputs) -> None:
+def test_another_seed_traces_other_sequences(inputs: AblationInputs) -> None:
     text = Text.read(inputs.tokens)
-    drawn = {draw_documents(text, 100, seed).tobytes() for seed in range(5)}
+    drawn = {draw_sequences(text, 100, seed).tobytes() for seed in range(5)}
     assert len(drawn) > 1
 
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tables of a run whose traces hold every third document of the text, and say so."""
+    """Tables of a run whose traces hold every third sequence of the text, and say so."""
     folder = tmp_path_factory.mktemp("sampled")
     paths = fake_tables.write_fake_tables(folder, fake_tables.World(n_neurons=160, d_model=64))
     text = Text.read(paths["tokens"])
-    traces = read_table(paths["traces"], "traces").filter(pl.col("document") % 3 == 1)
-    sample = TracedSample.of(text.documents, text.counted, text.counted & (text.documents % 3 == 1))
+    traces = read_table(paths["traces"], "traces").filter(pl.col("sequence") % 3 == 1)
+    sample = TracedSample.of(text.counted, text.counted & (np.arange(len(text.counted)) % 3 == 1)[:, None])
     assert sample is not None
     write_table(traces, paths["traces"], "traces", {"sample": sample.record()})
     return paths
@@ -203,7 +185,7 @@ def test_figures_tell_that_tokens_are_a_sample(
     traced = read_table(sampled["traces"], "traces")
     per_neuron = len(traced) // traced["neuron"].n_unique()
     assert f"{per_neuron:,} of {sample.of_tokens:,} counted tokens" in said
-    assert f"({traced['document'].n_unique()} of {sample.of_documents:,} documents" in said
+    assert f"({traced['sequence'].n_unique()} of {sample.of_sequences:,} sequences" in said
 
 
 def test_a_passage_and_cards_show_traced_tokens_alone(sampled: dict[str, Path], tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ interaction of the two parts.</dd>
 W_U, for an activation above zero. Spaces at a token's ends show as dots.</dd>
 {STUDY_HELP}<dt>Excerpts</dt><dd>The outlined token is the one that the excerpt was chosen for. Background: activation;
 line below: what replacing it does to the entropy at that position. Grey tokens do not count or, where
-excerpts are from a sample, are of other documents. Numbers appear when pointing at a token.</dd></dl></details>"""
+excerpts are from a sample, are of other sequences. Numbers appear when pointing at a token.</dd></dl></details>"""
 
 
 def page(cards: Sequence[Card], *, model: str, text: str, facts: Sequence[str], source: str) -> str:

@@ -18,7 +18,8 @@ Generated from `schema.yaml`; do not edit by hand.
 
 `config.yaml` is the default run, the demo. Snakemake reads it only when no `--configfile` is given, so a configuration
 of your own stands alone: it names its models, its texts and what to study. Unknown keys are refused. Single values can
-be overridden on the command line: `snakemake --cores 2 --config seed=7`.
+be overridden on the command line: `snakemake --cores 2 --config seed=7`. Numbers inside of brackets there
+(`--config 'compute={batch_size: 8}'`) are taken for text and refused: write a file of your own with `extends`.
 
 """
 

@@ -123,16 +123,18 @@ def _from_plain_text(path: Path, text: TextSpec) -> Documents:
 def _from_table(path: Path, text: TextSpec) -> Documents:
     if path.stat().st_size == 0 and path.suffix == ".jsonl":
         return Documents([], [])
+    column = "text" if text.source in ("demo", "hub") else text.column
     try:
-        frame = read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
+        tabular = path.suffix == ".parquet"
+        frame = read_parquet(path, [column, "document", "split"]) if tabular else pl.read_ndjson(path)
     except Exception as error:  # readers raise many types for a damaged file
         remedy = "correct the file" if text.source == "file" else "delete it and run again"
         raise TextError(
             f"{text.where}: '{path}' cannot be read as {path.suffix[1:]} ({first_line(error)}); {remedy}"
         ) from error
-    column = "text" if text.source in ("demo", "hub") else text.column
     if column not in frame.columns or frame[column].dtype != pl.String:
-        strings = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+        schema = pl.read_parquet_schema(path) if tabular else frame.schema
+        strings = [name for name, dtype in schema.items() if dtype == pl.String]
         raise TextError(
             f"{text.where}.column: '{path}' has no column '{column}' of text; such columns are: {', '.join(strings)}"
         )

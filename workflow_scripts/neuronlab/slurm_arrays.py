@@ -1,4 +1,4 @@
-"""Three faults of job arrays in the Slurm plugin of Snakemake (2.8.0), mended from outside.
+"""Four faults of job arrays in the Slurm plugin of Snakemake (2.8.0), mended from outside.
 
 * It holds back the members of an array while others of the rule are ready, although Snakemake already counts them
   as running: whenever fewer are handed over than are ready (`--jobs`, `--resources`, the limit on submissions per
@@ -7,8 +7,12 @@
   one, and a second attempt the memory of a first.
 * In every member, the first member's job is started, does the member's own work, and then looks for the first
   member's output: a member that is done before the first one fails, and is repeated.
+* The members' commands go along as one argument. Where that grows beyond what the kernel takes (some 67 members), or
+  where the user wants it so, they go along in a script instead, on lines of their own: every member then does the
+  first member's work, and none of its own.
 
-Here whatever is handed over is submitted at once, in one array per distinct request, and a member runs its own job.
+Here whatever is handed over is submitted at once, in arrays of one request each that are short enough for an argument,
+and a member runs its own job. Where scripts are wanted (`--slurm-pass-command-as-script`) there are no arrays.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from typing import Any
 # Resources that differ between jobs without being asked of Slurm.
 OWN = ("_cores", "_nodes", "_job_count", "tmpdir", "disk", "disk_mb", "disk_mib")
 TESTED = "2.8.0"  # version of the plugin
+ARGUMENT = 100_000  # bytes of an array's commands; Linux takes arguments of 131,072, and the call holds more than them
 MEMBERS = "--slurm-jobstep-array-execs"  # the plugin's option with the commands of the later members
 
 
@@ -39,6 +44,24 @@ def by_request(jobs: Sequence[Any]) -> list[list[Any]]:
     for job in jobs:
         groups.setdefault(request(job), []).append(job)
     return list(groups.values())
+
+
+def packed_size(command: str) -> int:
+    """Bytes that a member's command takes in the plugin's argument: compressed, in hexadecimal digits, in base 64."""
+    return len(zlib.compress(command.encode(), level=9)) * 2 * 4 // 3 + 24
+
+
+def short_arrays(jobs: Sequence[Any], sizes: Sequence[int], members: int, limit: int = ARGUMENT) -> list[list[Any]]:
+    """The jobs cut into runs of at most `members`, whose sizes add up to `limit` at most, or of one."""
+    runs: list[list[Any]] = []
+    room = 0
+    for job, size in zip(jobs, sizes, strict=True):
+        if not runs or size > room or len(runs[-1]) >= members:
+            runs.append([])
+            room = limit
+        runs[-1].append(job)
+        room -= size
+    return runs
 
 
 def mend_arrays(plugin: Any) -> None:
@@ -59,11 +82,14 @@ def mend_arrays(plugin: Any) -> None:
         return
 
     def submit_by_request(self: Any, jobs: Sequence[Any]) -> None:
-        for members in by_request(jobs):
-            if len(members) > 1:
-                submit(self, members)
-            else:
-                self._submit_job(members[0])
+        longest = 1 if self.workflow.executor_settings.pass_command_as_script else self.max_array_size
+        for group in by_request(jobs):
+            sizes = [packed_size(self.format_job_exec(job)) for job in group]
+            for members in short_arrays(group, sizes, longest):
+                if len(members) > 1:
+                    submit(self, members)
+                else:
+                    self._submit_job(members[0])
 
     submit_by_request.mended = True
     executor._submit_array_jobs = submit_by_request

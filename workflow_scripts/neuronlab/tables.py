@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import tempfile
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from neuronlab.schemas import SCHEMAS
 
-METADATA_KEY = b"neuronlab"
+METADATA_KEY, DIGEST_KEY = b"neuronlab", b"neuronlab_sha256"  # the provenance, and the digest of its bytes
 LIBRARIES = (
     "numpy",
     "polars",
@@ -38,6 +39,7 @@ LIBRARIES = (
     "numba",
     "scikit-learn",
     "rapidfuzz",
+    "triton",
 )
 
 DAMAGE = (Exception, pl.exceptions.PanicException)  # pyarrow raises many types for a damaged file, polars may panic
@@ -141,7 +143,8 @@ def write_table(frame: pl.DataFrame, path: str | Path, name: str, provenance: Pr
     """
     table = check_frame(frame, name).to_arrow()
     record = {"table": name, "versions": library_versions(), **(provenance or {})}
-    metadata = {METADATA_KEY: json.dumps(record, sort_keys=True, default=str).encode()}
+    written = json.dumps(record, sort_keys=True, default=str).encode()
+    metadata = {METADATA_KEY: written, DIGEST_KEY: hashlib.sha256(written).hexdigest().encode()}
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
@@ -166,6 +169,8 @@ def read_table(
     except TableError:
         raise
     except DAMAGE as error:
+        if is_not_the_file(error):
+            raise
         raise _unreadable(path, error) from error
     return _checked(frame, path, name, columns)
 
@@ -188,6 +193,8 @@ def iterate_table(path: str | Path, name: str, size: int) -> Iterator[pl.DataFra
     except TableError:
         raise
     except DAMAGE as error:
+        if is_not_the_file(error):
+            raise
         raise _unreadable(path, error) from error
 
 
@@ -196,6 +203,8 @@ def _opened(path: Path, name: str) -> pq.ParquetFile:
     pages' checksums most wrong bits would be read as numbers."""
     if not path.exists():
         raise TableError(f"{path}: no such table ('{name}'); run the workflow to make it")
+    if path.is_dir():
+        raise TableError(f"{path}: a folder where table '{name}' should be; move it away")
     return pq.ParquetFile(path, page_checksum_verification=True)
 
 
@@ -239,18 +248,38 @@ def _checked(frame: pl.DataFrame, path: Path, name: str, columns: Sequence[str] 
         raise TableError(f"{path}: {error}; it may stem from another version: delete it and run again") from error
 
 
+def is_not_the_file(error: BaseException) -> bool:
+    """Errors of the system or of the caller, with which the file has nothing to do. Damaged files raise OSError, too,
+    but pyarrow's own, without the system's number."""
+    system = isinstance(error, OSError) and error.errno is not None
+    return system or isinstance(error, pl.exceptions.ColumnNotFoundError)
+
+
 def _unreadable(path: Path, error: BaseException) -> TableError:
+    if isinstance(error, MemoryError):  # of a sound file, or of one that a wrong bit makes look huge
+        return TableError(f"{path}: no memory to read it ({error}); give the job more, or delete it if it is damaged")
     return TableError(f"{path}: not a readable Parquet file ({error}); delete it and run the workflow again")
 
 
+def _record(path: Path, metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """The provenance record among a file's remarks on itself, which fits its digest."""
+    found = (metadata or {}).get(METADATA_KEY, b"")
+    if (metadata or {}).get(DIGEST_KEY) != hashlib.sha256(found).hexdigest().encode():
+        raise TableError(f"{path}: its provenance is missing or damaged; delete it and run the workflow again")
+    return json.loads(found)
+
+
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance record of a table; empty if the file carries none.
+    """The provenance record of a table.
 
     Raises:
-        TableError: the file's remarks on itself are damaged.
+        TableError: the file's remarks on itself are damaged, or another program wrote it.
     """
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return json.loads(metadata.get(METADATA_KEY, b"{}"))
+        return _record(Path(path), pq.read_schema(path).metadata)
+    except TableError:
+        raise
     except Exception as error:
+        if is_not_the_file(error):
+            raise
         raise _unreadable(Path(path), error) from error

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from neuronlab.tables import read_provenance
 
@@ -18,26 +18,25 @@ class TracedSample:
     """How much of a text is traced.
 
     Attributes:
-        tokens, documents: that are traced.
-        of_tokens, of_documents: that count in the text.
+        tokens: that are traced.
+        of_tokens: that count in the text.
+        sequences: that hold the traced tokens.
+        of_sequences: that hold all that count.
     """
 
     tokens: int
     of_tokens: int
-    documents: int
-    of_documents: int
+    sequences: int
+    of_sequences: int
 
     @classmethod
     def of(
-        cls,
-        documents: Int[np.ndarray, "sequences position"],
-        counted: Bool[np.ndarray, "sequences position"],
-        traced: Bool[np.ndarray, "sequences position"],
+        cls, counted: Bool[np.ndarray, "sequences position"], traced: Bool[np.ndarray, "sequences position"]
     ) -> TracedSample | None:
         """None where all that counts is traced."""
         if traced.sum() == counted.sum():
             return None
-        drawn, there = (len(np.unique(documents[places])) for places in (traced, counted))
+        drawn, there = (int(places.any(axis=1).sum()) for places in (traced, counted))
         return cls(int(traced.sum()), int(counted.sum()), drawn, there)
 
     def record(self) -> dict[str, int]:
@@ -47,7 +46,7 @@ class TracedSample:
     def __str__(self) -> str:
         return (
             f"{self.tokens:,} of {self.of_tokens:,} counted tokens "
-            f"({self.documents:,} of {self.of_documents:,} documents, drawn by the seed)"
+            f"({self.sequences:,} of {self.of_sequences:,} sequences, drawn by the seed)"
         )
 
 

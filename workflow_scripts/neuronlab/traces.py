@@ -43,7 +43,7 @@ def trace_neurons(
 
     Args:
         sets: selections whose last-layer neurons, and whose controls', are traced; all selections if empty.
-        tokens: the most counted tokens that are traced (see `draw_documents`); all for None.
+        tokens: the most counted tokens that are traced (see `draw_sequences`); all for None.
 
     Raises:
         TraceError: for `tokens` below 1.
@@ -55,7 +55,7 @@ def trace_neurons(
     setup = inputs.set_up(inputs.replacements[:1])
     whole = setup.text
     # Donors and statistics stay those of the whole text.
-    setup = replace(setup, text=replace(whole, counted=draw_documents(whole, tokens, inputs.seed)))
+    setup = replace(setup, text=replace(whole, counted=draw_sequences(whole, tokens, inputs.seed)))
     neurons = sorted(chosen.filter(pl.col("layer") == setup.last.layer)["neuron"].unique().to_list())
     tile = inputs.neurons_per_tile
     frames = [
@@ -68,7 +68,7 @@ def trace_neurons(
     frame = frames.pop() if len(frames) == 1 else pl.concat([empty, *frames], rechunk=True)
     del frames
     record = {**(provenance or {}), "kernel": setup.last.kernel}
-    if sample := TracedSample.of(whole.documents, whole.counted, setup.text.counted):
+    if sample := TracedSample.of(whole.counted, setup.text.counted):
         record[KEY] = sample.record()
     write_table(frame, traces, "traces", record)
 
@@ -80,25 +80,24 @@ def traced_neurons(selection: pl.DataFrame, sets: Sequence[str]) -> pl.DataFrame
     return selection.filter(pl.col("set").is_in(list(sets)) | pl.col("control_of").is_in(list(sets)))
 
 
-def draw_documents(text: Text, tokens: int | None, seed: int) -> Bool[Array, "sequences position"]:
-    """Counted positions of whole documents, `tokens` at most; all counted positions where there are no more.
+def draw_sequences(text: Text, tokens: int | None, seed: int) -> Bool[Array, "sequences position"]:
+    """Counted positions of whole sequences, `tokens` at most; all counted positions where there are no more.
 
-    Documents are taken in an order drawn by the seed, but for those that no longer fit. Where all that fit fill less
-    than half of `tokens`, because the others are long, the first of those passed over gives its start for the rest.
+    Sequences are taken in an order drawn by the seed, up to the first one that no longer fits: long documents, which
+    fill many sequences, have the share of the sample that they have of the text. Where not even one sequence fits, the
+    start of one is taken.
     """
     counted = text.counted
     if tokens is None or counted.sum() <= tokens:
         return counted
-    numbers, sizes = np.unique(text.documents[counted], return_counts=True)
-    room, taken, passed = tokens, [], []
-    for i in np.random.default_rng([seed, 0x7472]).permutation(len(numbers)):
-        fits = sizes[i] <= room
-        (taken if fits else passed).append(numbers[i])
-        room -= int(sizes[i]) if fits else 0
-    chosen = counted & np.isin(text.documents, taken)
-    if room > tokens / 2:
-        places = np.flatnonzero(counted & (text.documents == passed[0]))[:room]
-        chosen.reshape(-1)[places] = True
+    order = np.random.default_rng([seed, 0x7472]).permutation(len(counted))
+    total = counted[order].sum(axis=1).cumsum()
+    chosen = np.zeros_like(counted)
+    drawn = order[total <= tokens]
+    chosen[drawn] = counted[drawn]
+    if not chosen.any():
+        first = order[np.argmax(total > 0)]
+        chosen[first, np.flatnonzero(counted[first])[:tokens]] = True
     return chosen
 
 

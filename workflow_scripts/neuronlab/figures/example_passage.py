@@ -151,7 +151,7 @@ def passage(
 
 
 def _searched(sample: TracedSample | None) -> str | None:
-    return f"searched: {sample}; no values in other documents" if sample else None
+    return f"searched: {sample}; no values in other sequences" if sample else None
 
 
 def chart(

@@ -174,7 +174,7 @@ def chart(
         notes.append("no candidate passes the test: no token-frequency neuron")
     elif order:
         step = WIDTH // len(order)
-        whose = f"{sample.documents:,} of {sample.of_documents:,} documents, drawn," if sample else "all documents"
+        whose = f"{sample.sequences:,} of {sample.of_sequences:,} sequences, drawn," if sample else "all documents"
         panels.append(
             total_direct.panel(boxes[outcome], outcome, order, step=min(step, 90), effects=EFFECTS, log=False)
         )
