@@ -37,12 +37,20 @@ FAULTS = {
 }
 
 
+def git_id(file: Path) -> str:
+    """What git says: of small files the id of their content, of large ones that of a pointer."""
+    content = file.read_bytes() if file.suffix not in (".safetensors", ".bin") else b"pointer"
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+
+
 class FakeHub:
     """Serves the files of a directory under every name but those of `faults`, and notes what is downloaded.
 
     Attributes:
         faults: what a call raises, or a call for one name (`auth_check owner/tiny`).
         damage: files that arrive truncated.
+        break_at: the connection breaks in this file, which leaves its beginning where the real library leaves it.
+        commit: what every revision stands for.
         parameters: what the hub says that the safetensors hold.
         dataset: files and sizes of every data set.
         asked: calls with their names.
@@ -53,6 +61,8 @@ class FakeHub:
         self.faults: dict[str, Exception] = {}
         self.downloads: list[str] = []
         self.damage: set[str] = set()
+        self.break_at: str | None = None
+        self.commit = COMMIT
         self.parameters: int | None = None
         self.dataset: dict[str, int] = {}
         self.asked: list[str] = []
@@ -74,9 +84,9 @@ class FakeHub:
             large = file.suffix in (".safetensors", ".bin")
             lfs = SimpleNamespace(sha256=hashlib.sha256(file.read_bytes()).hexdigest()) if large else None
             name, size = str(file.relative_to(self.directory)), file.stat().st_size if files_metadata else None
-            siblings.append(SimpleNamespace(rfilename=name, lfs=lfs, size=size))
+            siblings.append(SimpleNamespace(rfilename=name, lfs=lfs, size=size, blob_id=git_id(file)))
         counted = None if self.parameters is None else SimpleNamespace(total=self.parameters)
-        return SimpleNamespace(sha=COMMIT, siblings=siblings, safetensors=counted)
+        return SimpleNamespace(sha=self.commit, siblings=siblings, safetensors=counted)
 
     def dataset_info(self, name, *, revision, files_metadata=False):
         self._fail("dataset_info", name)
@@ -85,10 +95,18 @@ class FakeHub:
 
     def snapshot_download(self, name, *, revision, allow_patterns, local_dir):
         self._fail("snapshot_download", name)
-        assert revision == COMMIT  # what was looked at is what is fetched, whatever `main` has become
-        for file in self.directory.iterdir():
+        assert revision == self.commit  # what was looked at is what is fetched, whatever `main` has become
+        for file in sorted(self.directory.iterdir()):
             if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
                 self.downloads.append(file.name)
+                if file.name == self.break_at:
+                    beginning = local_dir / ".cache" / "huggingface" / "download" / "abc.123.incomplete"
+                    beginning.parent.mkdir(parents=True, exist_ok=True)
+                    beginning.write_bytes(file.read_bytes()[:9])
+                    self.break_off()
                 content = file.read_bytes()
                 (local_dir / file.name).write_bytes(content[:-9] if file.name in self.damage else content)
         (local_dir / ".cache").mkdir(exist_ok=True)
+
+    def break_off(self) -> None:
+        raise HTTPX.RemoteProtocolError("peer closed connection without sending complete message body")

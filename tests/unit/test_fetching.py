@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pytest
 from fake_hub import COMMIT, FAULTS, FakeHub
 from huggingface_hub import utils as hub_utils
-from neuronlab import fetching
+from neuronlab import fetching, partial_downloads
 from neuronlab.documents import TextSpec
 from neuronlab.fetching import FetchError, fetch_model, fetch_text
 from neuronlab.model_files import ModelError, ModelSpec, check_manifest
 from neuronlab.models import load_model
+from neuronlab.partial_downloads import BusyError
 from neuronlab.tables import read_table
 
 SPEC = ModelSpec("mine", "hub", name="owner/tiny", revision="main", device="cpu")
@@ -109,11 +116,18 @@ def test_an_unsupported_model_is_seen_before_its_weights_are_fetched(fake, manif
     assert fake.downloads == ["config.json"]
 
 
-def test_a_damaged_download_leaves_nothing(fake, manifest):
-    fake.damage = {"model.safetensors"}
-    with pytest.raises(FetchError, match=r"models\.mine: 'model\.safetensors' of 'owner/tiny' arrived damaged"):
+@pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json"])
+def test_of_a_damaged_download_the_damaged_file_alone_is_fetched_again(fake, manifest, damaged):
+    """Small files are known by git's id of their content, large ones by their sha256."""
+    fake.damage = {damaged}
+    with pytest.raises(FetchError, match=rf"models\.mine: '{damaged}' of 'owner/tiny' arrived damaged: \d+ bytes, the"):
         fetch_model(model=SPEC, manifest=manifest)
-    assert list(manifest.parent.parent.iterdir()) == []
+    assert not manifest.parent.exists()
+    fake.damage.clear()
+    fake.downloads.clear()
+    fetch_model(model=SPEC, manifest=manifest)
+    assert fake.downloads == [damaged]
+    check_manifest(manifest.parent, "models.mine", hashes=True)
 
 
 def test_whole_files_are_used_again_and_damaged_ones_fetched_again(fake, manifest, capsys):
@@ -142,6 +156,192 @@ def test_a_failed_fetch_keeps_what_was_there(fake, manifest):
     with pytest.raises(FetchError, match="arrived damaged"):
         fetch_model(model=SPEC, manifest=manifest)
     assert {path.name: path.read_bytes() for path in manifest.parent.iterdir()} == before
+
+
+# ---- interrupted downloads
+
+
+@pytest.fixture
+def two_shards(fake):
+    """The weights in two files, so that one can be there without the other."""
+    (fake.directory / "model.safetensors").unlink()
+    for number in (1, 2):
+        (fake.directory / f"model-{number}.safetensors").write_bytes(bytes(100 * number))
+    index = {"weight_map": {str(number): f"model-{number}.safetensors" for number in (1, 2)}}
+    (fake.directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return fake
+
+
+def interrupted(fake, manifest, file="model-2.safetensors"):
+    """A download whose connection breaks in a file; the folder that stays of it."""
+    fake.break_at = file
+    with pytest.raises(FetchError, match=r"models\.mine: the download of 'owner/tiny' broke off .*same command again"):
+        fetch_model(model=SPEC, manifest=manifest)
+    fake.break_at = None
+    assert not manifest.exists()
+    fake.downloads.clear()
+    return manifest.parent.with_name(".mine.partial") / COMMIT
+
+
+def test_an_interrupted_download_goes_on_with_what_is_missing(two_shards, manifest, capsys):
+    partial = interrupted(two_shards, manifest)
+    assert f"models.mine: what has arrived is kept in '{partial}'" in capsys.readouterr().out
+    assert (partial / "model-1.safetensors").is_file()
+    assert not (partial / ".cache").exists()  # with the beginning of the file that broke off, which nothing reads
+    fetch_model(model=SPEC, manifest=manifest)
+    assert set(two_shards.downloads) & {"config.json", "model-1.safetensors"} == set()
+    assert "model-2.safetensors" in two_shards.downloads
+    assert [path.name for path in manifest.parent.parent.iterdir()] == ["mine"]
+    check_manifest(manifest.parent, "models.mine", hashes=True)
+    resumed = manifest.read_bytes()
+    shutil.rmtree(manifest.parent)
+    fetch_model(model=SPEC, manifest=manifest)
+    assert manifest.read_bytes() == resumed  # as if nothing had happened
+
+
+@pytest.mark.parametrize(("name", "what"), [("model-1.safetensors", "sha256"), ("config.json", "content")])
+def test_a_file_that_was_damaged_since_is_fetched_again(two_shards, manifest, capsys, name, what):
+    file = interrupted(two_shards, manifest) / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    fetch_model(model=SPEC, manifest=manifest)
+    assert name in two_shards.downloads
+    assert f"{file}: {what} differs from the hub's" in capsys.readouterr().out
+    assert (manifest.parent / name).read_bytes() == content
+
+
+def test_git_knows_content_by_this_id(tmp_path):
+    """`printf 'hello\\n' | git hash-object --stdin`"""
+    (tmp_path / "file").write_bytes(b"hello\n")
+    assert partial_downloads.git_blob(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_a_killed_download_goes_on_with_what_is_missing(two_shards, manifest):
+    """kill -9 in a process of its own: nothing is cleaned up, and the lock is free again."""
+    two_shards.break_at = "model-2.safetensors"
+    two_shards.break_off = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    process = multiprocessing.get_context("fork").Process(
+        target=fetch_model, kwargs={"model": SPEC, "manifest": manifest}
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    partial = manifest.parent.with_name(".mine.partial")
+    assert list((partial / COMMIT / ".cache").rglob("*.incomplete"))
+    two_shards.break_at = None
+    fetch_model(model=SPEC, manifest=manifest)
+    assert "model-1.safetensors" not in two_shards.downloads
+    assert "model-2.safetensors" in two_shards.downloads
+    assert [path.name for path in manifest.parent.parent.iterdir()] == ["mine"]
+    assert not (manifest.parent / ".cache").exists()
+    check_manifest(manifest.parent, "models.mine", hashes=True)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Data processing error"), OSError("Consistency check failed")])
+def test_other_ways_to_break_off(two_shards, manifest, error):
+    """The hub's Xet storage, and a server that sends less than it announced."""
+
+    def break_off() -> None:
+        raise error
+
+    two_shards.break_off = break_off
+    partial = interrupted(two_shards, manifest)
+    assert (partial / "model-1.safetensors").is_file()
+
+
+def test_a_full_disk_stays_a_full_disk(two_shards, manifest):
+    def break_off() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    two_shards.break_at, two_shards.break_off = "model-2.safetensors", break_off
+    with pytest.raises(OSError, match="No space left") as caught:
+        fetch_model(model=SPEC, manifest=manifest)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_another_revision_takes_nothing_that_differs_and_removes_the_rest(two_shards, manifest):
+    obsolete = interrupted(two_shards, manifest)
+    two_shards.commit = "e" * 40
+    (two_shards.directory / "model-1.safetensors").write_bytes(b"another")
+    fetch_model(model=SPEC, manifest=manifest)
+    assert not obsolete.parent.exists()
+    assert json.loads(manifest.read_text())["commit"] == "e" * 40
+    assert (manifest.parent / "model-1.safetensors").read_bytes() == b"another"
+
+
+def test_code_that_is_no_longer_trusted_does_not_stay(two_shards, manifest):
+    (two_shards.directory / "modeling.py").write_text("raise SystemExit")
+    two_shards.break_at = "tokenizer.json"  # after modeling.py
+    with pytest.raises(FetchError):
+        fetch_model(model=replace(SPEC, trust_remote_code=True), manifest=manifest)
+    partial = manifest.parent.with_name(".mine.partial")
+    assert (partial / COMMIT / "modeling.py").is_file()
+    two_shards.break_at = None
+    fetch_model(model=SPEC, manifest=manifest)
+    assert not list(manifest.parent.parent.rglob("modeling.py"))
+
+
+def test_a_second_writer_is_refused_while_the_first_one_lives(two_shards, manifest):
+    partial = interrupted(two_shards, manifest)
+    before = {path.name: path.stat().st_mtime_ns for path in partial.iterdir()}
+    with partial_downloads._locked(partial.parent, "models.mine"):
+        words = rf"models\.mine: process {os.getpid()} on .* is fetching it into '.*\.mine\.partial'; let it end"
+        with pytest.raises(BusyError, match=words):
+            fetch_model(model=SPEC, manifest=manifest)
+    assert two_shards.downloads == []
+    assert {path.name: path.stat().st_mtime_ns for path in partial.iterdir()} == before
+    fetch_model(model=SPEC, manifest=manifest)
+
+
+def test_a_lock_that_was_removed_while_one_waited_for_it_does_not_count(tmp_path, monkeypatch):
+    """Its holder was done and removed the folder between this one's opening the lock and locking it."""
+    partial, real, taken = tmp_path / ".mine.partial", fcntl.flock, []
+
+    def flock(stream, how):
+        taken.append(how)
+        if len(taken) == 1:
+            shutil.rmtree(partial)
+        real(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with partial_downloads._locked(partial, "models.mine"):
+        assert len(taken) == 2
+        with (partial / "lock").open() as other, pytest.raises(BlockingIOError):
+            real(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_leftovers_of_the_former_naming_are_removed_and_no_others(fake, manifest):
+    models = manifest.parent.parent
+    for name in (".mine.a1_b2c3d", ".mine.old.a1_b2c3d", ".mine.v2.a1_b2c3d", ".other.a1_b2c3d", "mine.a1_b2c3d"):
+        (models / name).mkdir(parents=True)
+        (models / name / "model.safetensors").write_bytes(b"half")
+    fetch_model(model=SPEC, manifest=manifest)
+    left = {path.name for path in models.iterdir()}
+    assert left == {"mine", ".mine.v2.a1_b2c3d", ".other.a1_b2c3d", "mine.a1_b2c3d"}
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_kill_while_the_folder_is_put_in_place_costs_nothing(fake, manifest, monkeypatch, when):
+    """The target is an empty folder already, as Snakemake makes it."""
+    manifest.parent.mkdir(parents=True)
+    steps, real = [], Path.rename
+
+    def rename(path, target):
+        steps.append(path)
+        if len(steps) == {"before": 1, "between": 2}[when]:
+            raise KeyboardInterrupt  # nothing of the block's own clean-up is left at this point
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_model(model=SPEC, manifest=manifest)
+    assert not manifest.exists()
+    fake.downloads.clear()
+    monkeypatch.setattr(Path, "rename", real)
+    fetch_model(model=SPEC, manifest=manifest)
+    assert fake.downloads == []
+    check_manifest(manifest.parent, "models.mine", hashes=True)
+    assert [path.name for path in manifest.parent.parent.iterdir()] == ["mine"]
 
 
 def test_a_name_is_needed(manifest):

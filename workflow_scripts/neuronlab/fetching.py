@@ -1,8 +1,10 @@
 """Downloads from the Hugging Face hub, by two local rules; everything else runs offline.
 
 A model goes into a directory, its manifest beside it in the same directory; a text into one Parquet file of documents.
-Each manifest names the commit that the revision stood for and the sha256 of every file. A download happens in a
-temporary folder that takes the final name when all is checked, so that a broken one is never mistaken for a model.
+Each manifest names the commit that the revision stood for and the sha256 of every file. A model is downloaded into a
+folder that takes the final name when all is checked, so that a broken one is never mistaken for a model, and that is
+kept until then, so that an interrupted download goes on where it was (`partial_downloads`). A text is streamed into one
+file, or read through the hub's cache, which keeps what has arrived.
 
 Access comes from the `HF_TOKEN` environment variable or `hf auth login`; no key of the configuration holds a token.
 """
@@ -10,8 +12,7 @@ Access comes from the `HF_TOKEN` environment variable or `hf auth login`; no key
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,6 +43,7 @@ from neuronlab.model_files import (
     check_model_directory,
     file_record,
 )
+from neuronlab.partial_downloads import examine, partial_download, published_files, take_up
 from neuronlab.tables import Provenance, atomic_path, write_table
 
 # What a model consists of besides its weights; code only where the configuration trusts it.
@@ -77,36 +79,30 @@ def fetch_model(*, model: ModelSpec, manifest: str | Path) -> None:
 
     Raises:
         FetchError: no access (gated), no network, no such model or revision, no weights, a damaged download.
+        BusyError: another process is fetching the same model.
         ModelError: config.json names an architecture that is not supported; seen before the weights are fetched.
     """
     name, target = _required(model.name, f"{model.where}.name"), Path(manifest).parent
     info = look_up_model(model)
     names = wanted_files([sibling.rfilename for sibling in info.siblings or []], model)
-    published = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    hashes = {file: published[file].lfs.sha256 for file in names if published[file].lfs is not None}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        download(model, name, info.sha, ["config.json"], temporary)
-        check_model_config(temporary, model.where)
-        _keep_whole_files(target, temporary, hashes)
-        missing = [file for file in names if not (temporary / file).is_file()]
-        download(model, name, info.sha, missing, temporary)
-        shutil.rmtree(temporary / ".cache", ignore_errors=True)  # the hub's bookkeeping
-        files = {file: file_record(temporary / file) for file in tqdm(names, desc="sha256", disable=None)}
-        for file, expected in hashes.items():
-            if files[file]["sha256"] != expected:
+    published = published_files(info.siblings, names)
+    with partial_download(target, info.sha, model.where) as partial:
+        files = take_up(partial, target, published)
+        if "config.json" not in files:
+            download(model, name, info.sha, ["config.json"], partial)
+        check_model_config(partial, model.where)
+        download(model, name, info.sha, [file for file in names if not (partial / file).is_file()], partial)
+        arrived = [file for file in names if file not in files]
+        for file in tqdm(arrived, desc="sha256", file=sys.stderr):
+            files[file], difference = examine(partial / file, published[file])
+            if difference:
+                (partial / file).unlink()  # the others are kept
                 raise FetchError(
-                    f"{model.where}: '{file}' of '{name}' arrived damaged: its sha256 is not the hub's "
-                    f"{expected}; run the workflow again"
+                    f"{model.where}: '{file}' of '{name}' arrived damaged: {difference}; run the workflow again"
                 )
-        check_model_directory(temporary, model.where)
+        check_model_directory(partial, model.where)
         record = {"name": name, "revision": model.revision, "commit": info.sha, "files": files}
-        _write_json(temporary / MANIFEST, record)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        _replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write_json(partial / MANIFEST, record)
 
 
 def fetch_text(
@@ -224,35 +220,13 @@ def download(model: ModelSpec, name: str, commit: str, files: list[str], directo
     if not files:
         return
     with clear_errors(model.where, name, model.revision):
-        snapshot_download(name, revision=commit, allow_patterns=files, local_dir=directory)
+        try:
+            snapshot_download(name, revision=commit, allow_patterns=files, local_dir=directory)
+        except RuntimeError as error:  # Xet, the hub's storage, names no kinds of failures
+            raise FetchError(_broke_off(model.where, name, error)) from error
     absent = [file for file in files if not (directory / file).is_file()]
     if absent:
         raise FetchError(f"{model.where}: the hub did not deliver {', '.join(absent)} of '{name}'; run it again")
-
-
-def _keep_whole_files(source: Path, destination: Path, hashes: dict[str, str]) -> None:
-    """Take over large files of an earlier download whose sha256 is what the hub says; name those that are damaged."""
-    for file, expected in hashes.items():
-        if not (source / file).is_file():
-            continue
-        if file_record(source / file)["sha256"] == expected:
-            try:
-                (destination / file).hardlink_to(source / file)
-            except OSError:  # not every file system has links
-                shutil.copy2(source / file, destination / file)
-        else:
-            print(f"{source / file}: sha256 differs from the hub's (damaged, or of another revision); fetched again")
-
-
-def _replace_directory(new: Path, target: Path) -> None:
-    """Let `new` take the name `target`, whose former content is removed last."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        target.rename(old / target.name)
-        new.rename(target)
-        shutil.rmtree(old)
-    else:
-        new.rename(target)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
@@ -295,18 +269,26 @@ def clear_errors(where: str, name: str, revision: str | None) -> Iterator[None]:
         # unknown subsets and splits whose messages list the known ones.
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in NETWORK_ERRORS:
             raise HubUnreachable(_offline(where, name)) from error
-        if isinstance(error, ValueError | FileNotFoundError):
+        if isinstance(error, ValueError | FileNotFoundError) or type(error) is RuntimeError:
             raise FetchError(f"{where}: '{name}' cannot be read: {error}") from error
+        if type(error).__name__ in BROKEN_OFF or (isinstance(error, OSError) and error.errno is None):
+            raise FetchError(_broke_off(where, name, error)) from error  # hung up, or sent fewer bytes than announced
         raise
 
 
 NETWORK_ERRORS = frozenset({"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "NetworkError", "ProxyError"})
+BROKEN_OFF = frozenset({"RemoteProtocolError", "WriteError", "WriteTimeout", "PoolTimeout", "ChunkedEncodingError"})
 
 
 OFFLINE_REMEDY = (
     "connect this machine (and unset HF_HUB_OFFLINE) for the rules that fetch, or download elsewhere and use "
     "`source: directory` or `source: file`"
 )
+
+
+def _broke_off(where: str, name: str, error: Exception) -> str:
+    kind = type(error).__name__
+    return f"{where}: the download of '{name}' broke off ({kind}: {error}); type the same command again"
 
 
 def _offline(where: str, name: str) -> str:
