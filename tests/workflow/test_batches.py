@@ -146,3 +146,17 @@ def test_a_model_made_again_has_the_bytes_it_had(copied: Project) -> None:
     after = files(results)
     assert after["twin/weights/neurons.parquet"][0] == before["twin/weights/neurons.parquet"][0]
     assert of_model("tiny", after) == of_model("tiny", before)
+
+
+def test_a_report_of_two_models_is_small_and_holds_their_figures(copied: Project) -> None:
+    """50 MB is the limit for ten models; what a model adds to a page is little more than its files in base 64."""
+    report = copied.directory / "report.html"
+    copied.run("--report", str(report))
+    page, root = report.read_bytes(), copied.directory / "results"
+    pictures = [path for path in root.rglob("*") if path.suffix in (".svg", ".html")]
+    for model in ("tiny", "twin"):
+        assert any(f"{model}/texts" in path.as_posix() for path in pictures), model
+        assert page.count(f"results/{model}/".encode()) > 10, model
+    added = 1.4 * sum(path.stat().st_size for path in pictures)
+    assert len(page) < 5e6 + added
+    assert 5 * len(page) < 50e6
