@@ -93,6 +93,34 @@ def test_closed_form_equals_the_whole_model(
         assert np.abs(got.loss).max() > (1e-3 if value == 0 else 1e-1)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "phi"])
+def test_a_defect_3_a_frozen_norm_keeps_its_gain_and_bias(tiny_model: TinyModel, name: str) -> None:
+    """Direct effects by the model's own norm and unembedding, unfolded, its scale alone held at the clean value."""
+    state = state_of(tiny_model(name, "float64"), torch.float64, "torch")
+    model, clean, neurons = state.model, state.tokens.residual, [0, 7, 47]
+    got = closed_form(state, neurons, 3 - state.tokens.activations[:, neurons])
+    norm, head = model.bridge.ln_final.original_component, model.bridge.original_model.get_output_embeddings()
+    assert (norm.weight - 1).abs().max() > 0.01
+    centred = clean - clean.mean(-1, keepdim=True) if model.norm_kind == "LN" else clean
+    scale = (centred.square().mean(-1, keepdim=True) + model.eps).sqrt()
+
+    def log_probs(x: torch.Tensor) -> torch.Tensor:
+        x = x - x.mean(-1, keepdim=True) if model.norm_kind == "LN" else x
+        x = x / scale * norm.weight + (norm.bias if model.norm_kind == "LN" else 0)
+        return head(x).log_softmax(-1)
+
+    torch.testing.assert_close(log_probs(clean), head(norm(clean)).log_softmax(-1))
+    rows, targets = torch.arange(len(clean)), state.tokens.targets
+    for column, neuron in enumerate(neurons):
+        delta = 3 - state.tokens.activations[:, neuron, None]
+        after, before = log_probs(clean + delta * state.last.raw[neuron]), log_probs(clean)
+        loss = (before - after)[rows, targets]
+        entropy = (before.exp() * before - after.exp() * after).sum(-1)
+        assert loss.abs().max() > 1e-2
+        for outcome, expected in (("loss", loss), ("entropy", entropy)):
+            check(getattr(got, outcome)[NAMES.index("direct"), :, column], expected.detach().numpy())
+
+
 @pytest.mark.parametrize("freeze_post_norm", [False, True])
 def test_all_variants_equal_the_readout_oracle(
     tiny_model: TinyModel, architecture: str, freeze_post_norm: bool

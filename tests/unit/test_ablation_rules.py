@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from neuronlab import ablation_shards
 from neuronlab.ablation import AblationError
 from neuronlab.ablation_shards import ablate_neurons, sum_columns
 from neuronlab.activations import measure_activations
-from neuronlab.effects import EffectsError, summarize_effects
+from neuronlab.effects import EffectsError, effects_frame, summarize_effects
 from neuronlab.final_states import AblationInputs
 from neuronlab.kernels import brute_force
 from neuronlab.model_files import ModelSpec
@@ -74,6 +75,24 @@ def test_shards_add_up_whatever_their_number_and_chunks(run: Run) -> None:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-4, atol=2e-6, err_msg=name)
 
 
+def test_a_defect_15_no_more_than_a_chunk_of_a_tile_is_computed_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One number per (token, neuron) of the whole text was held in memory."""
+    sizes, compute = [], ablation_shards.effects_of_chunk
+
+    def noted(last: object, chunk: object, clean: object, lines: object, tile: slice, *more: object, **options: object):
+        found = compute(last, chunk, clean, lines, tile, *more, **options)
+        sizes.append(found.loss.shape[1:])
+        return found
+
+    monkeypatch.setattr(ablation_shards, "effects_of_chunk", noted)
+    shard = run.shard("small", replacements=["zero"], tokens_per_chunk=5, neurons_per_tile=20, batch_size=1)
+    tokens, neurons = np.array(sizes).T
+    assert (tokens.max(), neurons.max()) == (5, 20)
+    assert (tokens * neurons).sum() == shard["n_tokens"].sum()  # all of them, each once
+
+
 def test_an_empty_shard_is_valid(run: Run) -> None:
     assert len(run.shard("empty", shard=6, shards=7)) == 0
     assert len(run.shard("uncounted", shard=4, shards=6)) == 0
@@ -115,6 +134,14 @@ def test_effects_by_hand(run: Run, tiny_model: Callable[..., Model]) -> None:
         assert row[f"total_{outcome}"] == pytest.approx(parts, abs=1e-12)
         assert row[f"te_{outcome}_low"] <= row[f"te_{outcome}"] <= row[f"te_{outcome}_high"]
     assert row["prediction_change"] == pytest.approx(np.concatenate(changes["prediction"]).mean())
+
+
+def test_a_defect_6_columns_are_taken_by_name_whatever_their_order(run: Run) -> None:
+    """They were aggregated by place in the frame."""
+    sums = run.shard("ordered", replacements=["mean"])
+    options = {"resamples": 50, "level": 0.9, "te_floor": 1e-6, "seed": 0}
+    turned = effects_frame(sums.select(sums.columns[::-1]), **options)
+    assert_frame_equal(turned, effects_frame(sums, **options), check_exact=True)
 
 
 def test_effects_of_a_part_of_the_neurons_at_a_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

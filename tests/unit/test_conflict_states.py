@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from conflict_files import ConflictFiles, write_conflicts
 from neuronlab.ablation import LastLayer
 from neuronlab.conflict_prompts import Conflicts
-from neuronlab.conflict_states import StateRows, prompt_entropies, read_states
+from neuronlab.conflict_states import StateRows, competitors, prompt_entropies, read_states
 from neuronlab.conflict_tables import inspected
 from neuronlab.copying_variants import read_groups
 from neuronlab.last_layers import last_layer_of
@@ -168,6 +169,19 @@ def test_competitor_is_the_same_token_before_and_after(case: Callable[..., Case]
             ]
             moved += after[0] != nd
     assert moved  # there are variants whose own runner-up is another token
+
+
+def test_b_defect_9_the_objects_go_and_token_0_stays(case: Callable[..., Case]) -> None:
+    """The top token was to be left out, but index 0 was: here both objects are on top, and token 0 comes next."""
+    here = case("gpt2")
+    conflicts = here.conflicts
+    best = [here.log_probs(prompt, 0)[-1].argsort(descending=True).tolist() for prompt in conflicts.prompts]
+    first, second = ([[ids[place]] for ids in best] for place in (0, 1))
+    mine = Conflicts(conflicts.numbers, conflicts.prompts, first, second, ["x"] * 7, ["y"] * 7)
+    rows = here.states_of(here.last, mine, here.root(), here.inspected)
+    assert [best[p][2] for p in rows.prompt] == rows.nd_token.tolist()
+    likely = SimpleNamespace(lp=torch.tensor([[-1.0, -0.5, -2.0, -3.0]]))
+    assert competitors(likely, torch.tensor([1]), torch.tensor([2])).tolist() == [0]
 
 
 def test_objects_that_share_their_first_token_have_a_competitor_all_the_same(case: Callable[..., Case]) -> None:

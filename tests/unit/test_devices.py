@@ -167,6 +167,17 @@ def test_other_devices_need_no_lock(gpus, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_defect_15_importing_chooses_no_device() -> None:
+    """A module of helpers set CUDA_VISIBLE_DEVICES to 0."""
+    code = (
+        "import os, neuronlab.ablation_shards, neuronlab.models, torch; "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], torch.cuda.is_initialized())"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3", "PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "False"]
+
+
 def test_names_without_uuids(gpus, monkeypatch):
     gpus(None, None)
     assert visible_gpus() == ["0", "1"]

@@ -149,11 +149,33 @@ def mentions() -> set[str]:
 def test_files_exist() -> None:
     known = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     package = ROOT / "workflow_scripts" / "neuronlab"
-    named = {name for name in mentions() if re.fullmatch(r"[\w/]+(\.py|\.csv|/)", name)}
+    named = {name.partition("::")[0] for name in mentions()}
+    named = {name for name in named if re.fullmatch(r"[\w/]+(\.py|\.csv|/)", name)}
     tests = {name for name in named if name.startswith("test_")}
     assert len(tests) > 50
     assert not tests - known
     assert not [name for name in named - tests if not (package / name).exists()]
+
+
+def test_named_tests_exist() -> None:
+    named = {name for name in mentions() if "::" in name}
+    files = {name.partition("::")[0] for name in named}
+    found = {
+        f"{path.name}::{function}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path.name in files
+        for function in re.findall(r"^def (\w+)\(", path.read_text(), flags=re.MULTILINE)
+    }
+    assert len(named) > 80
+    assert not named - found
+
+
+def test_every_defect_names_a_test_or_says_that_there_is_none() -> None:
+    rows = re.findall(r"^\| \d+ \| [^|]* \| [^|]* \| ([^|]*) \|$", METHODS.read_text(), flags=re.MULTILINE)
+    assert len(rows) == 16 + 17 + 8 + 4
+    unnamed = [row for row in rows if "::" not in row]
+    assert unnamed == ["no test"] * 2
+    assert not [row for row in rows if re.search(r"`test_\w+\.py`", row)]
 
 
 def config_keys() -> set[str]:
