@@ -35,10 +35,11 @@ def changes_per_token(kind, model, sizes):
         study = config["context_copying"]
         applying = [*selection_entries(as_model(model)), *TEXT_SETS]
         named = [name for name in applying if name in study["selections"]] or applying
-        controls = sum(
-            study["controls"][name] for name in ("uniform", "norm_matched", "synthetic")
-        )
-        return len(named) * (1 + controls) * len(study["replacements"])
+        kinds = ("uniform", "norm_matched", "synthetic")
+        controls = sum(study["controls"][kind] for kind in kinds)
+        doses = study["dose_response"]
+        clamped = doses["points"] * (1 + len(kinds) * doses["controls"])
+        return len(named) * ((1 + controls) * len(study["replacements"]) + clamped)
     if kind == "layers":
         return sizes.n_layers * len(config["stages_of_inference"]["interventions"])
     if kind == "heads":
