@@ -139,8 +139,9 @@ def sum_columns(outcomes: Sequence[str]) -> list[str]:
 
 def _rows_of(path: str | Path, replacement: str, layer: int, columns: Sequence[str]) -> pl.DataFrame:
     """Some columns of a shard beside the document, for one replacement."""
-    read = read_table(path, "ablation_shard", ["replacement", "layer", "document", *columns])
-    return read.filter(pl.col("replacement") == replacement, pl.col("layer") == layer).drop("replacement", "layer")
+    wanted = (pl.col("replacement") == replacement) & (pl.col("layer") == layer)
+    read = read_table(path, "ablation_shard", ["replacement", "layer", "document", *columns], rows=wanted)
+    return read.drop("replacement", "layer")
 
 
 def _in_order(rows: pl.DataFrame, documents: Int[Array, " documents"], neurons: int) -> bool:

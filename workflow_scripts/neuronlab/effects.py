@@ -67,7 +67,8 @@ def _in_parts(shards: Sequence[Path]) -> Iterator[pl.DataFrame]:
     size = UNPACKED * sum(path.stat().st_size for path in shards if path.exists())
     parts = max(1, math.ceil(size / SUMS_AT_ONCE))
     for part in range(parts):
-        frame = pl.concat([_of_part(read_table(path, "ablation_shard"), part, parts) for path in shards])
+        rows = None if parts == 1 else pl.col("neuron") % parts == part
+        frame = pl.concat([read_table(path, "ablation_shard", rows=rows) for path in shards])
         made_by = {read_provenance(path).get("kernel") for path in shards}
         if len(made_by) > 1:
             raise EffectsError(
@@ -75,10 +76,6 @@ def _in_parts(shards: Sequence[Path]) -> Iterator[pl.DataFrame]:
             )
         if len(frame):
             yield frame
-
-
-def _of_part(sums: pl.DataFrame, part: int, parts: int) -> pl.DataFrame:
-    return sums if parts == 1 else sums.filter(pl.col("neuron") % parts == part)
 
 
 def effects_frame(
