@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import re
 import shutil
@@ -13,13 +15,14 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from fake_hub import COMMIT, FAULTS, FakeHub
-from neuronlab import fetching, preflight_models, preflight_texts
+from neuronlab import fetching, preflight_contents, preflight_models, preflight_texts
 from neuronlab import preflight as module
 from neuronlab.documents import TextSpec
 from neuronlab.fact_files import FactError
-from neuronlab.fetching import fetch_model
+from neuronlab.fetching import FetchError, fetch_model
 from neuronlab.model_files import ModelSpec
 from neuronlab.preflight import ANSWER_BYTES, PreflightError, preflight, results_bytes
+from neuronlab.preflight_contents import check_contents
 from neuronlab.preflight_models import Finding
 from neuronlab.used_inputs import unused_models, used_facts, used_models, used_texts
 from snakemake.utils import validate
@@ -276,24 +279,95 @@ def test_a_model_that_is_here_needs_no_network(fake, check):
     assert "cannot be reached" in problems[0]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: (folder / "model.safetensors").write_bytes(b"truncated"),
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        lambda folder: (folder / "manifest.json").write_text("{"),
-        lambda folder: (folder / "manifest.json").write_text("[]"),
-        lambda folder: (folder / "manifest.json").write_text("{}"),
-        lambda folder: (folder / "manifest.json").unlink(),
-    ],
-)
-def test_a_model_that_is_not_whole_is_fetched_again(fake, check, damage):
+def fetched() -> Path:
+    """The manifest of a model that is fetched here."""
     manifest = Path("results/inputs/models/mine/manifest.json")
     fetch_model(model=ModelSpec("mine", "hub", name="owner/tiny", revision=PINNED), manifest=manifest)
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"truncated"), "model.safetensors' is not what was"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "tokenizer.json' is not what was fetched; delete '.*json'",
+        ),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json' is damaged .*; delete it and run"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json' is damaged .*; delete it and run"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json' is damaged .*; delete it and run"),
+    ],
+)
+def test_a_model_that_is_not_whole_is_in_the_way_until_its_manifest_is_deleted(fake, check, damage, words):
+    """As planning the workflow has it: with this manifest no job would be run."""
+    manifest = fetched()
     damage(manifest.parent)
+    printed, problems = check(study({"mine": HUB}))
+    (problem,) = problems
+    assert re.match(rf"models\.mine: 'results/inputs/models/mine/{words}", problem)
+    assert row(printed, "mine")[-1] == "1 in the way"
+    manifest.unlink()
     printed, problems = check(study({"mine": HUB}))
     assert not problems
     assert row(printed, "mine")[-1] == "can be fetched"
+
+
+def test_one_wrong_byte_of_a_model_is_found(fake, check):
+    """Of unchanged size, which nothing else looks at; all that is damaged is named."""
+    manifest = fetched()
+    for name in ("model.safetensors", "tokenizer.json"):
+        content = bytearray((manifest.parent / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (manifest.parent / name).write_bytes(content)
+    printed, problems = check(study({"mine": HUB}))
+    assert problems == [
+        f"models.mine: 'results/inputs/models/mine/{name}' is not what was fetched (its content differs from the "
+        f"manifest's sha256); add `--forcerun {manifest}` to your command: it is fetched again, and what was made from "
+        "it made anew"
+        for name in ("model.safetensors", "tokenizer.json")
+    ]
+    assert row(printed, "mine")[-1] == "2 in the way"
+    fake.downloads.clear()
+    manifest.unlink()  # as Snakemake does before it runs a rule again
+    fetched()
+    assert sorted(fake.downloads) == ["model.safetensors", "tokenizer.json"]
+    assert not check(study({"mine": HUB}))[1]
+
+
+def test_the_comparison_of_contents_shows_its_progress(fake, tmp_path, monkeypatch, capsys):
+    """In bytes of all files, on stderr."""
+    monkeypatch.chdir(tmp_path)
+    (fake.directory / "model.safetensors").write_bytes(bytes(30_000_000))
+    manifest = fetched()
+    capsys.readouterr()
+    check_contents([Finding("model", "mine", fetched=manifest)])
+    assert re.search(r"sha256: 100%.* 30\.\d+M/30\.\d+M", capsys.readouterr().err)
+
+
+def test_a_file_that_cannot_be_read_is_named(fake, check, monkeypatch):
+    fetched()
+
+    def fail(*_: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(preflight_contents, "_sha256", fail)
+    problems = check(study({"mine": HUB}))[1]
+    assert problems[0].startswith("models.mine: 'results/inputs/models/mine/config.json' cannot be read (Input/output")
+
+
+def test_an_interrupted_download_counts_for_what_is_there(fake, check):
+    weights = fake.directory / "model.safetensors"
+    weights.write_bytes(bytes(20_000_000))
+    size = sum(path.stat().st_size for path in fake.directory.iterdir())
+    fake.break_at = "tokenizer.json"  # after the weights
+    with pytest.raises(FetchError):
+        fetched()
+    fake.break_at = None
+    printed, problems = check(study({"mine": HUB}))
+    assert not problems
+    assert size > 20_000_000
+    assert row(printed, "mine")[-2:] == ["0.00", "partly here"]
 
 
 def test_revisions_are_models_of_their_own(fake, check):
@@ -390,7 +464,8 @@ def test_a_text_that_is_here(fake, check):
     folder = Path("results/inputs/texts/prose")
     folder.mkdir(parents=True)
     (folder / "documents.parquet").write_bytes(b"12345")
-    record = {"name": "owner/words", "revision": PINNED, "commit": COMMIT, "files": {"documents.parquet": {"bytes": 5}}}
+    entry = {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()}
+    record = {"name": "owner/words", "revision": PINNED, "commit": COMMIT, "files": {"documents.parquet": entry}}
     record["text"] = {"subset": None, "split": "train", "column": "text"}
     (folder / "manifest.json").write_text(json.dumps(record))
     fake.faults["auth_check"] = FAULTS["offline"][0]()
@@ -403,6 +478,17 @@ def test_a_text_that_is_here(fake, check):
         changed = study({"demo": {"source": "demo"}}, texts={"prose": PROSE | change})
         changed["confidence_regulation"]["texts"] = ["prose"]
         assert "cannot be reached" in check(changed)[1][0]
+    remedy = f"add `--forcerun {folder}/documents.parquet` to your command"  # nothing asks for a text's manifest
+    (folder / "documents.parquet").write_bytes(b"12346")
+    (problem,) = check(config)[1]
+    assert problem.startswith(f"texts.prose: '{folder}/documents.parquet' is not what was fetched (its content differs")
+    assert remedy in problem
+    (folder / "manifest.json").write_text("{}")
+    (problem,) = check(config)[1]
+    assert problem.startswith(f"texts.prose: '{folder}/manifest.json' is damaged (")
+    assert remedy in problem
+    (folder / "documents.parquet").unlink()
+    assert "cannot be reached" in check(config)[1][0]
 
 
 def test_a_file_of_ones_own(check):
@@ -435,6 +521,47 @@ def test_facts_that_a_rule_fetches(fake, check, monkeypatch):
     assert check(config)[1] == ["facts.known: unreachable"]
     monkeypatch.setattr(preflight_texts, "bytes_to_fetch", lambda key, *files: 0)
     assert row(check(config)[0], "known")[4:] == ["-", "is here"]
+    Path("facts.csv").write_bytes(b"of another edition")
+    assert check(config)[1] == [
+        "facts.known: 'facts.csv' is not what was fetched; add `--forcerun facts.csv` to your command: it is fetched "
+        "again, and what was made from it made anew"
+    ]
+
+
+def test_without_a_network_the_disk_is_checked_by_what_was_planned(fake, check, monkeypatch):
+    """Two bytes per parameter, of GPT-2 four; by the other sizes where parameters are not given."""
+    fake.faults["auth_check"] = FAULTS["no host"][0]()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10, 10, 10**12))
+    sizes = {"d_model": 4096, "n_layers": 32, "d_mlp": 14336, "d_vocab": 32000}
+    models = {
+        "gpt2-xl": HUB | {"size": {"parameters": 1_500_000_000}},
+        "mistral": HUB | {"size": {"parameters": 7_000_000_000}},
+        "another": HUB | {"size": sizes},
+        "unknown": HUB,
+    }
+    blocks, embeddings = 32 * (4 * 4096**2 + 3 * 4096 * 14336), 2 * 32000 * 4096
+    total = 6 + 14 + 2 * (blocks + embeddings) / 1e9
+    printed, problems = check(study(models))
+    assert [problem.partition(",")[0] for problem in problems] == ["the hub cannot be reached"]
+    assert row(printed, "gpt2-xl")[-2:] == ["~6.00", "hub unreachable"]
+    assert row(printed, "mistral")[-2:] == ["~14.00", "hub unreachable"]
+    assert row(printed, "unknown")[-2:] == ["?", "hub unreachable"]
+    assert (
+        f"Disk: about {total:.2f} GB are to be fetched (an estimate by models.<name>.size, as the hub did not say), "
+        "models.unknown not counted, and results may take "
+    ) in printed
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10, 10, 10**10))
+    _, problems = check(study(models))
+    assert len(problems) == 2
+    assert problems[1].startswith(f"disk: about {total:.2f} GB are to be fetched (an estimate")
+
+
+def test_what_the_hub_says_is_no_estimate(fake, check):
+    printed, problems = check(study({"mine": HUB | {"size": {"parameters": 10**12}}}))
+    assert not problems
+    assert row(printed, "mine")[-2:] == ["0.00", "can be fetched"]
+    assert "estimate" not in printed
 
 
 def test_too_little_disk(fake, check, monkeypatch):

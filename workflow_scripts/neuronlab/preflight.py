@@ -1,7 +1,8 @@
 """Rule `preflight`: what can go wrong with models, texts, facts and disk, found out before anything is queued.
 
 Every model, text and knowledge base that the studies name is looked at; all problems are listed at the end, not only
-the first one. Nothing is downloaded but the config.json of models that are still to be fetched.
+the first one. Nothing is downloaded but the config.json of models that are still to be fetched; what was fetched is
+read and compared with the sha256 of its manifest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from neuronlab.documents import TextSpec
 from neuronlab.fetching import OFFLINE_REMEDY, HubUnreachable
 from neuronlab.model_demands import check_demands
 from neuronlab.model_files import ModelSpec
-from neuronlab.preflight_models import Finding, Hub, check_model
+from neuronlab.preflight_contents import check_contents
+from neuronlab.preflight_models import Finding, Hub, check_model, estimate_fetch
 from neuronlab.preflight_texts import check_facts, check_text
 from neuronlab.used_inputs import unused_models
 
@@ -73,6 +75,9 @@ def preflight(
         folder = inputs / "texts" / text.key
         looks.append((Finding("text", text.key, text.revision), partial(check_text, text, folder, hub)))
     found = look_at_all(looks)
+    for finding in found[: len(models)]:
+        estimate_fetch(finding, config["models"][finding.name.split("@")[0]].get("size", {}))
+    check_contents(found)
     found += [check_facts(key, config["facts"][key], files) for key, files in facts.items()]
     print(table(found))
     if unused := unused_models(config):
@@ -118,10 +123,15 @@ def disk_problems(found: Sequence[Finding], config: Mapping[str, Any], inputs: P
             pass
     except OSError as error:
         return [f"'{place.resolve()}' cannot be written to ({error.strerror}); run the workflow in a folder of yours"]
-    fetch = sum(finding.fetch or 0 for finding in found if finding.kind != "text")  # texts pass through the hub's cache
+    kept = [finding for finding in found if finding.kind != "text"]  # texts pass through the hub's cache
+    fetch = sum(finding.fetch or 0 for finding in kept)
     results, free = results_bytes(found, config), shutil.disk_usage(place).free
+    about = "about " if any(finding.estimated for finding in kept) else ""
+    how = " (an estimate by models.<name>.size, as the hub did not say)" if about else ""
+    unknown = ", ".join(f"{finding.kind}s.{finding.name}" for finding in kept if finding.fetch is None)
+    how += f", {unknown} not counted," if unknown else ""
     sentence = (
-        f"{fetch / 1e9:.2f} GB are to be fetched and results may take {results / 1e9:.2f} GB; "
+        f"{about}{fetch / 1e9:.2f} GB are to be fetched{how} and results may take {results / 1e9:.2f} GB; "
         f"'{place.resolve()}' has {free / 1e9:.2f} GB free"
     )
     if fetch + results > free:
@@ -165,6 +175,7 @@ def table(found: Sequence[Finding]) -> str:
     for finding in found:
         verdict = f"{len(finding.problems)} in the way" if finding.problems else finding.verdict
         fetch = "?" if finding.fetch is None else f"{finding.fetch / 1e9:.2f}" if finding.fetch else "-"
+        fetch = f"~{fetch}" if finding.estimated else fetch
         revision, commit = (finding.revision or "-")[:16], (finding.commit or "-")[:12]
         rows.append((finding.kind, finding.name.split("@")[0], revision, commit, fetch, verdict))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

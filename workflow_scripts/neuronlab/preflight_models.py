@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -29,8 +29,12 @@ from neuronlab.model_files import (
     model_directory,
     model_files,
 )
+from neuronlab.model_sizes import Sizes, estimated_parameters
+from neuronlab.partial_downloads import bytes_there
 
 PARAMETERS_TOLERANCE = 0.3  # files of older models hold buffers besides: GPT-2's by 10 %, Pythia's by 25 %
+# Names of families whose weights are stored with four bytes per parameter; nearly all others have two.
+FULL_PRECISION = ("gpt2", "gpt-neo-")
 # Keys of `models.<name>.size`, and what `model_dimensions` calls them.
 SIZES = {"d_model": "d_model", "n_layers": "layers", "d_mlp": "d_mlp", "d_vocab": "vocabulary"}
 
@@ -42,6 +46,8 @@ class Finding:
     Attributes:
         kind: "model", "text" or "facts".
         fetch: bytes still to be fetched; None where that is unknown.
+        estimated: whether `fetch` is an estimate by what was planned.
+        fetched: of what is here, the file that its rule stands for in other rules' inputs; its manifest is beside it.
         verdict: in a few words; problems go before it.
         problems: what would stop the workflow, each with key and remedy.
         notes: what deserves a look.
@@ -53,6 +59,8 @@ class Finding:
     revision: str | None = None
     commit: str | None = None
     fetch: int | None = 0
+    estimated: bool = False
+    fetched: Path | None = None
     verdict: str = "ok"
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -116,24 +124,64 @@ def check_model(spec: ModelSpec, planned: Mapping[str, int], fits: Callable[[Pat
     return found
 
 
+def fetch_again(output: Path) -> str:
+    """The remedy for something fetched whose content is wrong: results may have been made from it."""
+    return f"add `--forcerun {output}` to your command: it is fetched again, and what was made from it made anew"
+
+
 def fetched_commit(spec: ModelSpec) -> str | None:
-    """Commit of a model that `fetch_model` has fetched whole, at the name and revision asked for; None without one."""
+    """Commit of a model that `fetch_model` has fetched, at the name and revision asked for; None without one.
+
+    Raises:
+        ModelError: a manifest that is damaged, or files whose sizes are not those in it: no other rule takes them.
+    """
     path = model_directory(spec)
-    try:
-        record = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        check_manifest(path, spec.where)
-        same = (record["name"], record["revision"]) == (spec.name, spec.revision)
-        return record["commit"] if same else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no manifest, or one of another form
+    if not (path / MANIFEST).is_file():
         return None
+    try:
+        record = read_manifest(path / MANIFEST)
+    except ValueError as error:
+        raise ModelError(f"{spec.where}: '{path / MANIFEST}' is damaged ({error}); delete it and run again") from error
+    check_manifest(path, spec.where)
+    return record["commit"] if (record["name"], record["revision"]) == (spec.name, spec.revision) else None
+
+
+def read_manifest(file: Path) -> dict[str, Any]:
+    """A manifest that says what was fetched from where, and size and sha256 of its files.
+
+    Raises:
+        ValueError: it does not.
+    """
+    record = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        told = [record[key] for key in ("name", "revision", "commit")]
+        told += [entry[key] for entry in record["files"].values() for key in ("bytes", "sha256")]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if len(told) == 3:
+        raise ValueError("no files")
+    return record
+
+
+def estimate_fetch(found: Finding, planned: Mapping[str, int]) -> None:
+    """Bytes of a model that the hub said nothing of, by `models.<name>.size`: parameters in the usual stored dtype."""
+    sizes = replace(Sizes(None, None, None), **planned)
+    parameters = sizes.parameters or estimated_parameters(sizes)
+    found.d_mlp = found.d_mlp or sizes.d_mlp
+    if found.fetch is None and parameters:
+        full = any(part in found.name.lower() for part in FULL_PRECISION)
+        found.fetch, found.estimated = parameters * (4 if full else 2), True
 
 
 def _check_hub_model(
     found: Finding, spec: ModelSpec, planned: Mapping[str, int], fits: Callable[[Path], None], hub: Hub
 ) -> None:
-    found.commit = fetched_commit(spec)
+    found.commit = found.check(fetched_commit, spec)
+    if found.problems:
+        found.fetch = None
+        return
     if found.commit:
-        found.verdict = "is here"
+        found.verdict, found.fetched = "is here", model_directory(spec) / MANIFEST
         _check_config(found, spec, model_directory(spec), planned, None, fits)
         return
     found.fetch, found.verdict = None, "can be fetched"
@@ -149,7 +197,9 @@ def _check_hub_model(
     sizes = {sibling.rfilename: getattr(sibling, "size", None) for sibling in info.siblings or []}
     names = found.check(wanted_files, list(sizes), spec)
     if names is not None:
-        found.fetch = sum(sizes[name] or 0 for name in names)
+        there = bytes_there(model_directory(spec), info.sha, {name: sizes[name] for name in names})
+        found.fetch = sum(sizes[name] or 0 for name in names) - there
+        found.verdict = "partly here" if there else found.verdict
         if not any(name.endswith(".safetensors") for name in names):
             found.notes.append(f"{spec.where}: '{spec.name}' has no safetensors; its .bin file is read by weights_only")
     if "config.json" in sizes:

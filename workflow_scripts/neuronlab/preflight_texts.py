@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,9 +10,11 @@ from typing import Any
 
 from neuronlab.documents import TextError, TextSpec
 from neuronlab.fetching import look_up_text
-from neuronlab.fetching_facts import COMMIT, bytes_to_fetch
-from neuronlab.model_files import MANIFEST, check_manifest
-from neuronlab.preflight_models import Finding, Hub, token_hint
+from neuronlab.fetching_facts import COMMIT, FACTS, RELATIONS, bytes_to_fetch
+from neuronlab.model_files import MANIFEST, file_record
+from neuronlab.preflight_models import Finding, Hub, fetch_again, read_manifest, token_hint
+
+DOCUMENTS = "documents.parquet"
 
 
 def check_text(spec: TextSpec, folder: Path, hub: Hub) -> Finding:
@@ -32,9 +33,12 @@ def check_text(spec: TextSpec, folder: Path, hub: Hub) -> Finding:
         found.check(_check_file, spec.path, f"{spec.where}.path")
     if spec.source != "hub":
         return found
-    found.commit = _fetched_commit(spec, folder)
+    found.commit = found.check(_fetched_commit, spec, folder)
+    if found.problems:
+        found.fetch = None
+        return found
     if found.commit:
-        found.verdict = "is here"
+        found.verdict, found.fetched = "is here", folder / DOCUMENTS
         return found
     found.fetch, found.verdict = None, "can be fetched"
     info = found.check(hub.ask, look_up_text, spec, files=spec.max_documents is None)
@@ -68,6 +72,9 @@ def check_facts(key: str, entry: Mapping[str, Any], files: Sequence[str]) -> Fin
     found = Finding("facts", key)
     if entry["source"] == "pararel" and "path" not in entry:
         found.commit, found.verdict = COMMIT, "can be fetched"
+        for source, file in zip((FACTS, RELATIONS), map(Path, files), strict=True):
+            if file.is_file() and file_record(file)["sha256"] != source.sha256:
+                found.problems.append(f"facts.{key}: '{file}' is not what was fetched; {fetch_again(file)}")
         found.fetch = found.check(bytes_to_fetch, key, *files)
         if found.fetch == 0:
             found.verdict = "is here"
@@ -87,14 +94,21 @@ def _check_file(path: str | None, where: str) -> None:
 
 
 def _fetched_commit(spec: TextSpec, folder: Path) -> str | None:
-    """Commit of a text that `fetch_text` has fetched whole, at what the configuration asks for; None without one."""
+    """Commit of a text that `fetch_text` has fetched, at what the configuration asks for; None without one.
+
+    Raises:
+        TextError: a manifest that is damaged.
+    """
+    if not (folder / MANIFEST).is_file() or not (folder / DOCUMENTS).is_file():
+        return None
     try:
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        check_manifest(folder, spec.where)
+        record = read_manifest(folder / MANIFEST)
         wanted = {"name": spec.name, "revision": spec.revision, "text": _part(asdict(spec))}
         return record["commit"] if {key: record[key] for key in wanted} == wanted else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no manifest, or one of another form
-        return None
+    except (ValueError, LookupError) as error:
+        raise TextError(
+            f"{spec.where}: '{folder / MANIFEST}' is damaged ({error}); {fetch_again(folder / DOCUMENTS)}"
+        ) from error
 
 
 def _part(values: Mapping[str, Any]) -> dict[str, Any]:
