@@ -1,6 +1,7 @@
 """What can go wrong, found out before anything is queued: `snakemake --cores 1 preflight`.
 
 Needs: the configuration and, for what is to be fetched, the network; of models nothing but config.json is downloaded.
+What was fetched before is read whole and compared with the sha256 of its manifest: seconds per GB.
 Makes no files but a log: a table of all that the studies name, and a list of everything that is in the way.
 """
 
@@ -12,7 +13,7 @@ localrules:
 
 
 rule preflight:
-    """Check hub access, revisions, sizes, files and disk for everything that the studies name; exit 1 if all is not well."""
+    """Check hub access, revisions, sizes, contents and disk for everything that the studies name; exit 1 if all is not well."""
     log:
         "results/logs/preflight.log",
     # No benchmark: Snakemake would take its file for an output, and the second preflight for done.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from neuronlab.model_files import file_record
 from project import ROOT, Project
 
 PINNED = "0123456789abcdef0123456789abcdef01234567"
@@ -44,6 +47,32 @@ def test_a_model_of_the_hub_without_a_network(project: Project) -> None:
     assert list((project.directory / "results").rglob("*.json")) == []
 
 
+def test_one_wrong_byte_of_a_fetched_model(project: Project, tiny_directory: Path) -> None:
+    """Nothing but preflight looks at contents; the remedy that it names makes Snakemake fetch the model again."""
+    fetched = project.directory / "results/inputs/models/fetched"
+    shutil.copytree(tiny_directory, fetched)
+    files = {path.name: file_record(path) for path in fetched.iterdir()}
+    record = {"name": "owner/model", "revision": PINNED, "commit": PINNED, "files": files}
+    (fetched / "manifest.json").write_text(json.dumps(record))
+    config = project.config()
+    config["models"]["fetched"] = {"source": "hub", "name": "owner/model", "revision": PINNED, "null_space_k": [4]}
+    config["confidence_regulation"]["models"].append("fetched")
+    project.configure(config)
+    output = project.run("preflight")
+    assert re.search(r"sha256: 100%", output)
+    assert "Nothing is in the way." in output
+    weights = fetched / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "fetch_model" not in project.planned("confidence_regulation")
+    output = project.run("preflight", ok=False)
+    problem = re.search(r"1\. models\.fetched: '(.*)' is not what was fetched .*`(--forcerun) (.*)` to your", output)
+    assert problem, output
+    assert problem[1] == "results/inputs/models/fetched/model.safetensors"
+    assert project.planned("confidence_regulation", *problem.groups()[1:])["fetch_model"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["confidence_regulation", "context_copying", "stages_of_inference", "models"])
 def test_published_settings_have_nothing_but_the_network_in_the_way(tmp_path: Path, name: str) -> None:
@@ -54,4 +83,7 @@ def test_published_settings_have_nothing_but_the_network_in_the_way(tmp_path: Pa
     output = Project(tmp_path).run("preflight", "--configfile", str(path), default_config=True, ok=False)
     problems = output.split("this is in the way:\n", 1)[1].split("(the traceback", 1)[0].splitlines()
     assert problems
-    assert all("cannot be reached" in problem for problem in problems), output
+    # And too small a disk, which is checked all the same, by the planned sizes.
+    assert all("cannot be reached" in problem or "disk: about " in problem for problem in problems), output
+    assert re.search(r"about \d+\.\d\d GB are to be fetched \(an estimate by models\.<name>\.size", output)
+    assert "not counted" not in output

@@ -128,7 +128,8 @@ def disk_problems(found: Sequence[Finding], config: Mapping[str, Any], inputs: P
     results, free = results_bytes(found, config), shutil.disk_usage(place).free
     about = "about " if any(finding.estimated for finding in kept) else ""
     how = " (an estimate by models.<name>.size, as the hub did not say)" if about else ""
-    unknown = ", ".join(f"{finding.kind}s.{finding.name}" for finding in kept if finding.fetch is None)
+    models = [finding for finding in kept if finding.kind == "model"]  # knowledge bases are small
+    unknown = ", ".join(f"models.{finding.name}" for finding in models if finding.fetch is None)
     how += f", {unknown} not counted," if unknown else ""
     sentence = (
         f"{about}{fetch / 1e9:.2f} GB are to be fetched{how} and results may take {results / 1e9:.2f} GB; "
