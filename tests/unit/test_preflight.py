@@ -571,7 +571,7 @@ def test_too_little_disk(fake, check, monkeypatch):
     config["context_copying"] = {"models": ["demo"], "facts": ["known"]}
     _, problems = check(config)
     (problem,) = problems
-    assert problem.startswith("disk: 5.00 GB are to be fetched and results may take 0.16 GB; ")
+    assert problem.startswith("disk: 5.00 GB are to be fetched and results may take 0.18 GB; ")
     assert problem.endswith("has 1.00 GB free: make room, or run the workflow on another disk (--directory)")
 
 
@@ -594,7 +594,8 @@ def test_results_of_the_default_run_are_estimated_within_a_factor_of_two():
 
 
 def test_answers_under_ablation_are_estimated():
-    """Of 300 facts and 3 counter-objects; one set and 9 controls, at two values, and the clean answer."""
+    """Of 300 facts and 3 counter-objects; one set and 9 controls, at two values, and the clean answer;
+    the set and two controls of each kind at five doses."""
     config = complete(
         {
             "models": {"one": {"source": "demo"}},
@@ -606,11 +607,12 @@ def test_answers_under_ablation_are_estimated():
                 "selections": ["s"],
                 "replacements": ["mean", "zero"],
                 "controls": {"uniform": 2, "norm_matched": 3, "synthetic": 4},
+                "dose_response": {"points": 5, "controls": 2},
             },
         }
     )
     without = results_bytes([], config | {"context_copying": config["context_copying"] | {"models": []}})
-    assert results_bytes([], config) - without == 300 * 3 * 21 * ANSWER_BYTES
+    assert results_bytes([], config) - without == 300 * 3 * (21 + 5 * 7) * ANSWER_BYTES
     config["selections"]["s"]["models"] = ["another"]
     assert results_bytes([], config) - without == 300 * 3 * 1 * ANSWER_BYTES
 

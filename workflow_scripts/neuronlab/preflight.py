@@ -25,11 +25,12 @@ from neuronlab.model_files import ModelSpec
 from neuronlab.preflight_contents import check_contents
 from neuronlab.preflight_models import Finding, Hub, check_model, estimate_fetch
 from neuronlab.preflight_texts import check_facts, check_text
+from neuronlab.resource_load import TOKENS_PER_DOCUMENT
 from neuronlab.used_inputs import unused_models
 
 LOOK_UPS = 8  # questions to the hub at a time
 # Bytes on disk, measured on the default run: of a row of effects (document, neuron, replacement), of a traced effect
-# (token, neuron) and of an answer under ablation (prompt, variant); documents that a sequence touches, traced neurons;
+# (token, neuron) and of an answer under ablation (prompt, variant); documents in a short sequence, traced neurons;
 # facts where their number is not known; everything else of a model on a text.
 EFFECT_BYTES, TRACE_BYTES, ANSWER_BYTES = 230, 115, 5
 DOCUMENTS_PER_SEQUENCE, TRACED = 2.5, 110
@@ -149,7 +150,8 @@ def results_bytes(found: Sequence[Finding], config: Mapping[str, Any]) -> int:
     for model in study["models"]:
         for text in study["texts"]:
             sequences, length = (config["texts"][text][key] for key in ("sequences", "sequence_length"))
-            effects = DOCUMENTS_PER_SEQUENCE * sequences * (d_mlp.get(model) or UNKNOWN_D_MLP) * replacements
+            documents = sequences * max(DOCUMENTS_PER_SEQUENCE, 1 + length // TOKENS_PER_DOCUMENT)
+            effects = documents * (d_mlp.get(model) or UNKNOWN_D_MLP) * replacements
             tokens = min(sequences * length, config["ablation"]["traced_tokens"])
             total += int(effects * EFFECT_BYTES + tokens * TRACED * TRACE_BYTES)
     study = config["context_copying"]
@@ -162,12 +164,14 @@ def results_bytes(found: Sequence[Finding], config: Mapping[str, Any]) -> int:
 
 
 def answers_per_prompt(config: Mapping[str, Any], model: str) -> int:
-    """Variants of a model that answer every conflict prompt: its sets and their controls, every replacement."""
+    """Variants of a model that answer every conflict prompt: its sets and their controls, replaced and clamped."""
     study, (base, *_) = config["context_copying"], model.split("@")
     named = study["selections"] or [*config["selections"], "token_frequency"]
     limits = [config["selections"].get(name, {}).get("models") for name in named]
     sets = sum(limit is None or model in limit or base in limit for limit in limits)
-    return 1 + sets * (1 + sum(study["controls"][kind] for kind in CONTROL_KINDS)) * len(study["replacements"])
+    replaced = (1 + sum(study["controls"][kind] for kind in CONTROL_KINDS)) * len(study["replacements"])
+    doses = study["dose_response"]
+    return 1 + sets * (replaced + doses["points"] * (1 + len(CONTROL_KINDS) * doses["controls"]))
 
 
 def table(found: Sequence[Finding]) -> str:
