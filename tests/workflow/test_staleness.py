@@ -21,6 +21,9 @@ pytestmark = pytest.mark.slow
 # Packages' own __init__ files compute nothing, and these modules serve the parsing of the workflow and nothing else.
 NO_RULE = {"neuronlab.configuration", "neuronlab.digest", "neuronlab.config_reference", "neuronlab.results_reference"}
 
+# Loaded where the configuration asks for it; its edits make every rule stale that could be asked.
+BY_CONFIGURATION = {"neuronlab.kernels.triton_kernel"}
+
 
 def with_a_line_more(text: str) -> str:
     return text + "\n_EDITED = True\n"
@@ -75,7 +78,9 @@ def test_the_digest_of_a_rule_covers_exactly_the_modules_that_its_jobs_load(fini
     for rule, modules in loaded.items():
         covered = set(reachable(root / f"{rule}.py", root))
         reached, needed = {module for module, path in files.items() if path in covered}, modules & files.keys()
-        if reached != needed:
+        if rule == "ablate_neurons":
+            assert reached >= BY_CONFIGURATION
+        if reached - BY_CONFIGURATION != needed - BY_CONFIGURATION:
             wrong[rule] = {"stale in vain": sorted(reached - needed), "missed": sorted(needed - reached)}
     assert not wrong
     assert not NO_RULE & set().union(*loaded.values())
@@ -102,7 +107,7 @@ def test_an_edit_makes_stale_exactly_the_rules_that_load_the_module(finished):
             assert finished.planned() == finished.planned("--forcerun", *sorted(expected)), module
     with ExitStack() as edits:
         for module, rules in rules_of.items():
-            if not rules:
+            if not rules and module not in BY_CONFIGURATION:
                 edits.enter_context(edited(module_files(finished)[module], with_a_line_more))
         assert not changed_since(before, finished) & loaded.keys()
         assert finished.planned() == {}
