@@ -157,7 +157,7 @@ class ClusterProject(Project):
             return self.finish(run)
 
     def run_locally(self) -> None:
-        self.run(*TARGETS, "--resources", f"gpu={GPUS}")
+        self.run(*TARGETS, "--resources", f"gpu={GPUS}", warm=True)
 
     def run_name(self) -> str:
         """The name that the plugin gave to the jobs of the last run."""
