@@ -149,6 +149,19 @@ def write_table(frame: pl.DataFrame, path: str | Path, name: str, provenance: Pr
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
 
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """What a damaged file raises while it is read becomes a `TableError` that names it and the remedy."""
+    try:
+        yield
+    except TableError:
+        raise
+    except DAMAGE as error:
+        if is_not_the_file(error):
+            raise
+        raise _unreadable(path, error) from error
+
+
 def read_table(
     path: str | Path, name: str, columns: Sequence[str] | None = None, *, rows: pl.Expr | None = None
 ) -> pl.DataFrame:
@@ -163,15 +176,8 @@ def read_table(
             which file and what to do.
     """
     path = Path(path)
-    try:
-        with _opened(path, name) as file:
-            frame = _read(file, name, columns, rows)
-    except TableError:
-        raise
-    except DAMAGE as error:
-        if is_not_the_file(error):
-            raise
-        raise _unreadable(path, error) from error
+    with _damage_told(path), _opened(path, name) as file:
+        frame = _read(file, name, columns, rows)
     return _checked(frame, path, name, columns)
 
 
@@ -182,20 +188,13 @@ def iterate_table(path: str | Path, name: str, size: int) -> Iterator[pl.DataFra
         TableError: as `read_table`; of a damaged page, when its piece comes.
     """
     path = Path(path)
-    try:
-        with _opened(path, name) as file:
-            yield _checked(_frame(file.schema_arrow.empty_table()), path, name)
-            found = 0
-            for batch in file.iter_batches(batch_size=size):
-                found += len(batch)
-                yield _checked(_frame(batch), path, name)
-            refuse_missing_rows(file, found)
-    except TableError:
-        raise
-    except DAMAGE as error:
-        if is_not_the_file(error):
-            raise
-        raise _unreadable(path, error) from error
+    with _damage_told(path), _opened(path, name) as file:
+        yield _checked(_frame(file.schema_arrow.empty_table()), path, name)
+        found = 0
+        for batch in file.iter_batches(batch_size=size):
+            found += len(batch)
+            yield _checked(_frame(batch), path, name)
+        refuse_missing_rows(file, found)
 
 
 def _opened(path: Path, name: str) -> pq.ParquetFile:
@@ -275,11 +274,6 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     Raises:
         TableError: the file's remarks on itself are damaged, or another program wrote it.
     """
-    try:
-        return _record(Path(path), pq.read_schema(path).metadata)
-    except TableError:
-        raise
-    except Exception as error:
-        if is_not_the_file(error):
-            raise
-        raise _unreadable(Path(path), error) from error
+    path = Path(path)
+    with _damage_told(path):
+        return _record(path, pq.read_schema(path).metadata)
